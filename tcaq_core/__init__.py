@@ -1,0 +1,1 @@
+"""The science: post-training quantization of diffusion denoisers."""

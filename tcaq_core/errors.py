@@ -1,0 +1,85 @@
+"""Every way the science can refuse, drawn as one tree; torch-free.
+
+TCAQError                      code                        retryable
+├── ModelNotFound              model_not_found             no
+├── ModelUnsupported           model_unsupported           no
+├── CheckpointUnsafe           checkpoint_unsafe           no
+├── CheckpointShapeMismatch    checkpoint_shape_mismatch   no
+├── CalibrationFailed          calibration_failed          no
+├── ReconstructionDiverged     diverged                    no
+├── OutOfMemory                out_of_memory               yes
+├── ExportFailed               export_failed               no
+└── Interrupted                cancelled                   no
+
+``code`` comes from a closed list that the HTTP interface documents; ``hint`` says
+what the caller can do about it.
+"""
+
+from typing import ClassVar
+
+
+class TCAQError(Exception):
+    """Base of every refusal of the science."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, hint: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.hint = hint
+
+
+class ModelNotFound(TCAQError):
+    """No model under that name, folder or revision."""
+
+    code = "model_not_found"
+
+
+class ModelUnsupported(TCAQError):
+    """The folder is a model, but not one that this version can quantize."""
+
+    code = "model_unsupported"
+
+
+class CheckpointUnsafe(TCAQError):
+    """Loading the weights would mean unpickling what a user sent."""
+
+    code = "checkpoint_unsafe"
+
+
+class CheckpointShapeMismatch(TCAQError):
+    """Weights that are truncated, tampered with, or not the declared shapes."""
+
+    code = "checkpoint_shape_mismatch"
+
+
+class CalibrationFailed(TCAQError):
+    """Calibration gave no usable ranges (NaN, empty, or too few samples)."""
+
+    code = "calibration_failed"
+
+
+class ReconstructionDiverged(TCAQError):
+    """A block's reconstruction loss became NaN or infinite."""
+
+    code = "diverged"
+
+
+class OutOfMemory(TCAQError):
+    """The device had no room for the next step."""
+
+    code = "out_of_memory"
+    retryable = True
+
+
+class ExportFailed(TCAQError):
+    """The written checkpoint does not reproduce the model it was written from."""
+
+    code = "export_failed"
+
+
+class Interrupted(TCAQError):
+    """The caller asked, through the progress callback, to stop."""
+
+    code = "cancelled"

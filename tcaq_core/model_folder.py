@@ -1,0 +1,203 @@
+"""What a model reference means and whether a folder can be quantized; torch-free.
+
+The HTTP process looks here before anything is queued, the worker again before it
+loads: one answer to "is this a model we can work on?", from JSON and file headers
+alone. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tcaq_core.errors import (
+    CheckpointShapeMismatch,
+    CheckpointUnsafe,
+    ModelNotFound,
+    ModelUnsupported,
+)
+
+DENOISERS: Final = ("UNet2DModel",)
+PIPELINES: Final = ("DDPMPipeline", "DDIMPipeline")
+PICKLES: Final = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
+MAX_HEADER_BYTES: Final = 100 * 2**20
+
+_LOCAL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_HUB_NAME: Final = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})"
+    r"(?:@(?P<revision>[0-9a-f]{40}))?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model on a hub, pinned to one commit."""
+
+    repo: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A diffusers pipeline folder that passed `inspect_model_folder`."""
+
+    path: Path
+    pipeline: str
+    denoiser: str
+    weights: Path
+    num_parameters: int
+    sample_size: int
+    in_channels: int
+
+    def weights_sha256(self) -> str:
+        """Return the hex SHA-256 of the denoiser's weight file."""
+        with self.weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parse_reference(reference: str, *, folders: Path) -> Path | HubModel:
+    """Return the folder inside `folders` or the pinned hub model that is meant.
+
+    ``name`` is a folder directly under `folders`; ``owner/name@<40 hex digits>`` is a
+    hub model. No other path can be named, so no request reaches outside `folders`.
+
+    Raises:
+        ModelNotFound: neither form, no such folder, or a hub model without revision.
+    """
+    known = ", ".join(sorted(p.name for p in folders.glob("*/") if p.is_dir()))
+    hint = f"Use one of: {known or '(no local models)'}; or owner/name@<commit>."
+    if _LOCAL_NAME.fullmatch(reference):
+        folder = folders / reference
+        if folder.is_dir() and folder.resolve().parent == folders.resolve():
+            return folder
+        raise ModelNotFound(f"There is no model named {reference!r}.", hint=hint)
+    match = _HUB_NAME.fullmatch(reference)
+    if match is None:
+        raise ModelNotFound(
+            f"{reference!r} is neither a model's name nor a hub id.", hint=hint
+        )
+    if match["revision"] is None:
+        raise ModelNotFound(
+            f"The hub model {reference!r} is not pinned to a revision.",
+            hint="Write owner/name@<full 40-digit commit hash>, so that the job can "
+            "be repeated.",
+        )
+    return HubModel(repo=match["repo"], revision=match["revision"])
+
+
+def inspect_model_folder(path: Path) -> ModelFolder:
+    """Return what a diffusers pipeline folder holds, from its headers alone.
+
+    Raises:
+        ModelNotFound: no folder, or no model_index.json in it.
+        ModelUnsupported: another pipeline or denoiser than `PIPELINES`, `DENOISERS`.
+        CheckpointUnsafe: weights exist only as pickles.
+        CheckpointShapeMismatch: the safetensors file is truncated or malformed.
+    """
+    index = _read_json(path / "model_index.json")
+    pipeline = str(index.get("_class_name"))
+    if pipeline not in PIPELINES:
+        raise ModelUnsupported(
+            f"{path.name} is a {pipeline}.", hint=f"Supported: {', '.join(PIPELINES)}."
+        )
+    config = _read_json(path / "unet" / "config.json")
+    denoiser = str(config.get("_class_name"))
+    if denoiser not in DENOISERS:
+        raise ModelUnsupported(
+            f"The denoiser of {path.name} is a {denoiser}.",
+            hint=f"Supported: {', '.join(DENOISERS)}.",
+        )
+    weights = _find_weights(path / "unet")
+    shapes = read_safetensors_header(weights)
+    size = config.get("sample_size")
+    return ModelFolder(
+        path=path,
+        pipeline=pipeline,
+        denoiser=denoiser,
+        weights=weights,
+        num_parameters=sum(_volume(shape) for shape in shapes.values()),
+        sample_size=int(size[0] if isinstance(size, list) else size or 0),
+        in_channels=int(config.get("in_channels", 3)),
+    )
+
+
+def read_safetensors_header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return each tensor's shape; the file must be exactly as long as it declares.
+
+    Raises:
+        CheckpointShapeMismatch: truncated, padded, or not a safetensors file.
+    """
+    hint = "Copy the file again: its size does not match its own header."
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > min(size - 8, MAX_HEADER_BYTES):
+            raise CheckpointShapeMismatch(
+                f"{path.name} is truncated: {size} bytes, shorter than its header.",
+                hint=hint,
+            )
+        raw = file.read(length)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        tensors = {k: v for k, v in header.items() if k != "__metadata__"}
+        end = max((v["data_offsets"][1] for v in tensors.values()), default=0)
+        shapes = {k: tuple(map(int, v["shape"])) for k, v in tensors.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointShapeMismatch(
+            f"{path.name} is not a safetensors file.", hint=hint
+        ) from error
+    if size != 8 + length + end:
+        raise CheckpointShapeMismatch(
+            f"{path.name} is truncated: {size} bytes where its header declares "
+            f"{8 + length + end}.",
+            hint=hint,
+        )
+    return shapes
+
+
+def _find_weights(folder: Path) -> Path:
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    if weights.is_file():
+        return weights
+    pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
+    if pickles:
+        raise CheckpointUnsafe(
+            f"{folder.parent.name} has pickled weights only: {', '.join(pickles)}.",
+            hint="Save it again with save_pretrained(folder, safe_serialization=True).",
+        )
+    raise ModelNotFound(
+        f"{folder.parent.name} has no weights at unet/{weights.name}.",
+        hint="Sharded weights are not supported; save the denoiser in one file.",
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelNotFound(
+            f"{path.parent.name} has no {path.name}.",
+            hint="A model is a diffusers pipeline folder: model_index.json, unet/, "
+            "scheduler/.",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelUnsupported(
+            f"{path.name} cannot be read as JSON.", hint="Save the pipeline again."
+        ) from error
+    if not isinstance(data, dict):
+        raise ModelUnsupported(
+            f"{path.name} is not a JSON object.", hint="Save the pipeline again."
+        )
+    return data
+
+
+def _volume(shape: tuple[int, ...]) -> int:
+    volume = 1
+    for size in shape:
+        volume *= size
+    return volume

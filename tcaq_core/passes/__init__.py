@@ -1,0 +1,1 @@
+"""One paper term per file; each file states its invariant."""

@@ -1,0 +1,1 @@
+"""How a quantized layer is stored and executed."""
