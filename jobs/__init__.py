@@ -1,0 +1,1 @@
+"""The ledger: jobs, artifacts and the queue, shared by service and worker."""

@@ -1,0 +1,160 @@
+"""The queue: a doorbell. A message carries a job's id and nothing else."""
+
+import logging
+from typing import Any, Final
+from uuid import UUID
+
+from celery import Celery
+from kombu.entity import Queue
+from kombu.exceptions import ChannelError, OperationalError
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from jobs.errors import QueueUnavailable
+from jobs.models import Job, JobKind
+from jobs.settings import Settings
+
+MAINTENANCE_QUEUE: Final = "maintenance"
+QUEUES: Final = (*(kind.value for kind in JobKind), MAINTENANCE_QUEUE)
+REAP_TASK: Final = "tcaq.reap"
+# Ringing happens inside a request: it tries twice and leaves the rest to the reaper.
+RETRY: Final = {
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0.2,
+    "interval_max": 0.2,
+}
+
+_PENDING: Final = "tcaq.doorbells"
+_logger = logging.getLogger(__name__)
+
+
+def task_name(kind: JobKind) -> str:
+    """Return the name of the Celery task that works on jobs of that kind."""
+    return f"tcaq.{kind.value}"
+
+
+def make_celery(settings: Settings) -> Celery:
+    """Return the Celery application; the filesystem broker's folders are created."""
+    app = Celery("tcaq", broker=settings.broker, set_as_current=False)
+    app.conf.update(
+        # The lease in the job's row guarantees the work, not the broker: with late
+        # acknowledgement, Redis would start a second copy of every job that takes
+        # longer than its visibility timeout.
+        task_acks_late=False,
+        task_ignore_result=True,
+        task_track_started=True,
+        task_serializer="json",
+        accept_content=["json"],
+        # The default exchange needs no routing table; kombu's file of it is written
+        # by every process that starts, without care for the others.
+        task_queues=[_direct(name) for name in QUEUES],
+        task_default_queue=MAINTENANCE_QUEUE,
+        task_default_exchange="",
+        task_default_routing_key=MAINTENANCE_QUEUE,
+        task_create_missing_queues=False,
+        task_publish_retry_policy=RETRY,
+        worker_prefetch_multiplier=1,
+        worker_concurrency=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options=RETRY,
+        timezone="UTC",
+        # Everything that is scheduled repeats: nothing to remember in a file.
+        beat_scheduler="celery.beat:Scheduler",
+        beat_schedule={"reap": _reap_entry(settings)},
+    )
+    if settings.broker.startswith("filesystem:"):
+        app.conf.update(_filesystem(settings))
+    if settings.broker.startswith(("redis:", "rediss:")):
+        # A message that waits inside a busy worker is lost to the idle one.
+        app.conf.worker_disable_prefetch = True
+    return app
+
+
+def ring(session: Session, job: Job, celery: Celery) -> None:
+    """Ring the job's doorbell once the session has committed; never on rollback.
+
+    A broker that is down is logged and otherwise ignored: the row is committed, and
+    the reaper rings again.
+    """
+    if _PENDING not in session.info:
+        session.info[_PENDING] = []
+        event.listen(session, "after_commit", _send_pending)
+        event.listen(session, "after_rollback", _forget_pending)
+    session.info[_PENDING].append((celery, job.kind, job.id))
+
+
+def ping(celery: Celery) -> None:
+    """Return if the broker answers.
+
+    Raises:
+        QueueUnavailable: it does not.
+    """
+    try:
+        with celery.connection_for_write(connect_timeout=2) as connection:
+            connection.default_channel.queue_declare(MAINTENANCE_QUEUE)
+    except (OperationalError, ChannelError, OSError) as error:
+        raise QueueUnavailable(
+            "The message broker does not answer.",
+            hint="Jobs are accepted all the same; they start when it is back.",
+        ) from error
+
+
+def _send_pending(session: Session) -> None:
+    # SQLAlchemy reports a released savepoint as a commit, too.
+    if session.in_nested_transaction():
+        return
+    pending, session.info[_PENDING] = session.info[_PENDING], []
+    for celery, kind, job_id in pending:
+        _send(celery, kind, job_id)
+
+
+def _forget_pending(session: Session) -> None:
+    session.info[_PENDING] = []
+
+
+def _send(celery: Celery, kind: JobKind, job_id: UUID) -> None:
+    try:
+        celery.send_task(task_name(kind), args=[str(job_id)], queue=kind.value)
+    except (OperationalError, ChannelError, OSError) as error:
+        # Only the type: a message may quote the broker's URL.
+        _logger.warning(
+            "job %s: the broker does not answer (%s); the reaper will ring again",
+            job_id,
+            type(error).__name__,
+        )
+
+
+def _direct(name: str) -> Queue:
+    return Queue(name, exchange="", routing_key=name)  # type: ignore[no-untyped-call] # kombu's __init__
+
+
+def _reap_entry(settings: Settings) -> dict[str, Any]:
+    return {
+        "task": REAP_TASK,
+        "schedule": settings.reap_seconds,
+        # Nobody needs the reaping that was due while no worker was there.
+        "options": {"queue": MAINTENANCE_QUEUE, "expires": settings.reap_seconds},
+    }
+
+
+def _filesystem(settings: Settings) -> dict[str, Any]:
+    folders = {
+        name: settings.broker_directory / name
+        for name in ("messages", "processed", "control")
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "broker_transport": "jobs.mailbox:Transport",
+        "broker_transport_options": {
+            **RETRY,
+            "data_folder_in": str(folders["messages"]),
+            "data_folder_out": str(folders["messages"]),
+            "processed_folder": str(folders["processed"]),
+            "control_folder": folders["control"],
+            "polling_interval": 0.25,
+        },
+    }
