@@ -1,0 +1,52 @@
+"""What the service offers: its models and its named recipes, as frozen data."""
+
+from dataclasses import dataclass, field
+from typing import Self
+
+from tcaq_client.results import JsonObject
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model folder of the service."""
+
+    name: str
+    is_usable: bool
+    reason: str
+    """Why it cannot be quantized; empty if it can."""
+    num_parameters: int | None
+    sample_size: int | None
+    """Side of its images in pixels."""
+    raw: JsonObject = field(repr=False)
+
+    @classmethod
+    def from_json(cls, model: JsonObject) -> Self:
+        """Read one item of GET /models."""
+        return cls(
+            name=str(model["name"]),
+            is_usable=bool(model["usable"]),
+            reason=str(model.get("reason") or ""),
+            num_parameters=model.get("num_parameters"),
+            sample_size=model.get("sample_size"),
+            raw=model,
+        )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named recipe of the service."""
+
+    name: str
+    description: str
+    passes: tuple[str, ...]
+    raw: JsonObject = field(repr=False)
+
+    @classmethod
+    def from_json(cls, preset: JsonObject) -> Self:
+        """Read one item of GET /recipes."""
+        return cls(
+            name=str(preset["name"]),
+            description=str(preset["description"]),
+            passes=tuple(str(p["kind"]) for p in preset["recipe"]["method"]["passes"]),
+            raw=preset,
+        )
