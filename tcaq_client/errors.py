@@ -33,12 +33,23 @@ class ConnectionFailed(ClientError):
 
 @dataclass(frozen=True)
 class FieldError:
-    """One field of the request that was refused, and what it may hold."""
+    """One part of the request that was refused, and what it may hold."""
 
-    pointer: str
+    where: str
+    """JSON pointer into the body, or the name of a query parameter or header."""
     code: str
     detail: str
     allowed: object = None
+
+    @classmethod
+    def from_json(cls, error: Mapping[str, Any]) -> "FieldError":
+        """Read one item of a problem's `errors`."""
+        return cls(
+            where=str(error.get("pointer") or error.get("parameter") or ""),
+            code=str(error.get("code") or ""),
+            detail=str(error.get("detail") or ""),
+            allowed=error.get("allowed"),
+        )
 
 
 class Problem(ClientError):
@@ -74,12 +85,7 @@ class Problem(ClientError):
             hint=str(document.get("hint") or ""),
             request_id=str(document.get("request_id") or ""),
             errors=tuple(
-                FieldError(
-                    pointer=str(item.get("pointer", "")),
-                    code=str(item.get("code", "")),
-                    detail=str(item.get("detail", "")),
-                    allowed=item.get("allowed"),
-                )
+                FieldError.from_json(item)
                 for item in document.get("errors") or ()
                 if isinstance(item, Mapping)
             ),
