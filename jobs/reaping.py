@@ -98,7 +98,7 @@ def _waiting(session: Session, *, now: datetime, settings: Settings) -> tuple[Jo
         select(Job.id, Job.queued_at, Job.rung_at).where(
             Job.status == JobStatus.QUEUED, Job.rung_at <= now - first
         )
-    ).tuples():
+    ):
         # Each interval is as long as all before it together.
         if now - rung_at < min(rung_at - queued_at, SLOWEST * first):
             continue

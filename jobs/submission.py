@@ -166,7 +166,7 @@ def job_artifacts(session: Session, job_id: UUID) -> dict[str, Artifact]:
         .where(JobArtifact.job_id == job_id)
         .order_by(JobArtifact.name)
     )
-    return dict(rows.tuples().all())
+    return {name: found for name, found in rows}  # noqa: C416 - typed, unlike dict(rows)
 
 
 def _no_such_job() -> JobNotFound:
