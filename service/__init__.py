@@ -1,0 +1,1 @@
+"""HTTP over the ledger; this process never imports torch."""

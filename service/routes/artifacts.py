@@ -1,0 +1,81 @@
+"""Download checkpoints and images."""
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from jobs import repository
+from service.content import artifact_response
+from service.deps import SessionDep, StoreDep
+from service.job_view import artifact_url
+from service.openapi import BINARY, Responses, problem_responses
+from service.routes.jobs import find_job
+from service.sampling import require_success
+
+router = APIRouter(tags=["artifacts"])
+
+_TEXT: Final[dict[str, Any]] = {"schema": {"type": "string"}}
+_HEADERS: Final = {
+    "ETag": _TEXT,
+    "Repr-Digest": _TEXT,
+    "Accept-Ranges": _TEXT,
+    "Content-Disposition": _TEXT,
+}
+
+
+def _content(*media_types: str) -> Responses:
+    content = dict.fromkeys(media_types, BINARY)
+    return {
+        200: {
+            "description": "All bytes",
+            "headers": _HEADERS,
+            "content": content,
+        },
+        206: {
+            "description": "The bytes that Range asks for",
+            "headers": {**_HEADERS, "Content-Range": _TEXT},
+            "content": content,
+        },
+        304: {"description": "The caller has it: its ETag is in If-None-Match"},
+    }
+
+
+@router.head("/jobs/{job_id}/checkpoint", include_in_schema=False)
+@router.get(
+    "/jobs/{job_id}/checkpoint",
+    response_class=Response,
+    responses={
+        **_content("application/x-tar"),
+        **problem_responses(
+            "job_not_found",
+            "artifact_not_found",
+            "job_not_ready",
+            "range_unsatisfiable",
+        ),
+    },
+)
+def download_checkpoint(
+    job_id: str, request: Request, session: SessionDep, store: StoreDep
+) -> Response:
+    """Download a job's quantized checkpoint, one tar file."""
+    job = find_job(session, job_id)
+    require_success(job)
+    found = repository.job_artifacts(session, job.id)["checkpoint"]
+    location = {"Content-Location": artifact_url(found.sha256)}
+    return artifact_response(request, store, found, filename=job_id, extra=location)
+
+
+@router.head("/artifacts/{sha256}/content", include_in_schema=False)
+@router.get(
+    "/artifacts/{sha256}/content",
+    response_class=Response,
+    responses={
+        **_content("application/x-tar", "image/png"),
+        **problem_responses("artifact_not_found", "range_unsatisfiable"),
+    },
+)
+def download_artifact(
+    sha256: str, request: Request, session: SessionDep, store: StoreDep
+) -> Response:
+    """Download any file by the SHA-256 of its bytes."""
+    return artifact_response(request, store, repository.artifact(session, sha256))

@@ -1,0 +1,81 @@
+"""What the service offers: models, recipes, and the problems it can answer with."""
+
+import inspect
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+
+from service import problems
+from service.deps import SettingsDep
+from service.local_models import list_models
+from service.openapi import problem_responses
+from service.schema_walk import allowed_at, find
+from service.schemas.catalog import (
+    AllowedBits,
+    ModelList,
+    PresetRead,
+    ProblemList,
+    RecipeList,
+)
+from service.schemas.problem import ProblemKind
+from tcaq_core.recipe import ORDER, PRESETS, Method, Recipe, resolve
+
+SHOWN_WEIGHT_BITS: Final = 4
+SHOWN_ACTIVATION_BITS: Final = 8
+
+router = APIRouter(tags=["catalog"])
+
+
+@router.get("/models")
+def read_models(settings: SettingsDep) -> ModelList:
+    """List the service's own models, the unusable ones with the reason."""
+    return ModelList(data=list_models(settings), allow_hub=settings.allow_hub)
+
+
+@router.get("/recipes")
+def read_recipes() -> RecipeList:
+    """List the presets at W4A8, the schema of a method and the allowed bit widths."""
+    return RecipeList(
+        data=[_preset(name) for name in PRESETS],
+        allowed=AllowedBits(
+            weight_bits=_bits("weight_bits"),
+            activation_bits=_bits("activation_bits"),
+            softmax_bits=_bits("softmax_bits"),
+        ),
+        passes=list(ORDER),
+        schema=Method.model_json_schema(),
+    )
+
+
+@router.get("/problems")
+def read_problems() -> ProblemList:
+    """List every kind of problem that the service can answer with."""
+    return ProblemList(data=list(problems.kinds()))
+
+
+@router.get(
+    "/problems/{name}",
+    responses=problem_responses("not_found", instance="/problems/none"),
+)
+def read_problem(name: str) -> ProblemKind:
+    """Return what a problem's `type` stands for."""
+    for kind in problems.kinds():
+        if kind.type == f"/problems/{name}":
+            return kind
+    raise HTTPException(404)
+
+
+def _preset(name: str) -> PresetRead:
+    recipe = resolve(
+        name,
+        weight_bits=SHOWN_WEIGHT_BITS,
+        activation_bits=SHOWN_ACTIVATION_BITS,
+    )
+    description = (inspect.getdoc(PRESETS[name]) or name).splitlines()[0]
+    return PresetRead(name=name, description=description, recipe=recipe)
+
+
+def _bits(field: str) -> list[Any]:
+    # From the schema of the recipe, which is what a request is checked against.
+    return list(allowed_at(find(Recipe, [field], None)) or ())

@@ -1,0 +1,172 @@
+"""Submit, look at, list and cancel quantizations."""
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from jobs import repository
+from jobs.errors import JobNotFound
+from jobs.ids import parse_id, public_id
+from jobs.models import Job, JobKind
+from jobs.queue import ring
+from jobs.status import JobStatus, is_terminal
+from service import cursors
+from service.byte_ranges import matches
+from service.deps import CeleryDep, NowDep, SessionDep, SettingsDep
+from service.job_view import etag, job_object
+from service.local_models import check_model
+from service.openapi import problem_responses
+from service.schemas.job import JobPage, JobRead
+from service.schemas.submission import JobCreate, JobsQuery
+
+RETRY_AFTER_SECONDS = 2
+"""How soon a job that has not ended is worth another look."""
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.post(
+    "/jobs",
+    status_code=202,
+    responses={
+        202: {
+            "headers": {
+                "Location": {"schema": {"type": "string"}},
+                "Retry-After": {"schema": {"type": "integer"}},
+            }
+        },
+        **problem_responses(
+            "body_not_json",
+            "model_not_found",
+            "body_too_large",
+            "unsupported_media_type",
+            "recipe_invalid",
+            "request_invalid",
+            "model_unsupported",
+            "checkpoint_unsafe",
+            "checkpoint_shape_mismatch",
+        ),
+    },
+)
+def submit_job(
+    *,
+    body: JobCreate,
+    response: Response,
+    session: SessionDep,
+    settings: SettingsDep,
+    celery: CeleryDep,
+    now: NowDep,
+) -> JobRead:
+    """Queue a quantization; what can be known to be wrong is refused at once."""
+    check_model(body.model, settings)
+    job = repository.submit(
+        session,
+        kind=JobKind.QUANTIZE,
+        request=body.model_dump(mode="json"),
+        model=body.model,
+        recipe=body.resolved(),
+        max_attempts=settings.max_attempts,
+        now=now,
+    )
+    ring(session, job, celery)
+    response.headers["Location"] = f"/jobs/{public_id(job.kind, job.id)}"
+    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return job_object(job, ahead=repository.ahead(session, job))
+
+
+@router.get(
+    "/jobs",
+    responses={
+        200: {"headers": {"Link": {"schema": {"type": "string"}}}},
+        **problem_responses("request_invalid"),
+    },
+)
+def list_jobs(
+    query: Annotated[JobsQuery, Query()], response: Response, session: SessionDep
+) -> JobPage:
+    """List quantizations, page by page."""
+    listing = f"{query.status or 'any'}:{query.order}"
+    after = cursors.decode(query.after, listing=listing) if query.after else None
+    page = repository.page(
+        session,
+        kind=JobKind.QUANTIZE,
+        status=query.status,
+        limit=query.limit,
+        after=after,
+        newest_first=query.order == "desc",
+    )
+    following = None
+    if page.has_more:
+        last = page.jobs[-1]
+        following = cursors.encode((last.created_at, last.id), listing=listing)
+        parameters = query.model_dump(exclude_none=True) | {"after": following}
+        response.headers["Link"] = f'</jobs?{urlencode(parameters)}>; rel="next"'
+    ids = [public_id(job.kind, job.id) for job in page.jobs]
+    return JobPage(
+        data=[job_object(job) for job in page.jobs],
+        has_more=page.has_more,
+        first_id=ids[0] if ids else None,
+        last_id=ids[-1] if ids else None,
+        next=following,
+    )
+
+
+@router.get(
+    "/jobs/{job_id}",
+    response_model=JobRead,
+    responses={
+        200: {"headers": {"ETag": {"schema": {"type": "string"}}}},
+        304: {"description": "Unchanged since the ETag in If-None-Match"},
+        **problem_responses("job_not_found"),
+    },
+)
+def read_job(
+    job_id: str, request: Request, response: Response, session: SessionDep
+) -> JobRead | Response:
+    """Return a job as it is now; cheap to ask again with If-None-Match."""
+    job = find_job(session, job_id)
+    queued = job.status == JobStatus.QUEUED
+    ahead = repository.ahead(session, job) if queued else None
+    headers = {"ETag": etag(job, ahead=ahead), "Cache-Control": "private, no-cache"}
+    if not is_terminal(job.status):
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if matches(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return job_object(job, ahead=ahead)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    status_code=202,
+    responses=problem_responses("job_not_found", "illegal_transition"),
+)
+def cancel_job(
+    job_id: str, response: Response, session: SessionDep, now: NowDep
+) -> JobRead:
+    """Cancel a queued job at once; ask the worker of a running one to stop.
+
+    Safe to repeat while the job is cancelling.
+    """
+    found = find_job(session, job_id)
+    job = repository.request_cancel(session, found.id, now=now)
+    if not is_terminal(job.status):
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return job_object(job)
+
+
+def find_job(session: Session, text: str, *, kind: JobKind = JobKind.QUANTIZE) -> Job:
+    """Return the job of a public id.
+
+    Raises:
+        JobNotFound: no such job of that kind.
+    """
+    job = repository.get(session, parse_id(text))
+    if public_id(kind, job.id) != text or job.kind != kind:
+        raise JobNotFound(
+            f"There is no {kind.value} job of that id.",
+            hint="GET /jobs lists the quantizations; samples are under /samples.",
+        )
+    return job
