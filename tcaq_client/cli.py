@@ -5,6 +5,7 @@ failed or was cancelled, 130 interrupted.
 """
 
 import json
+from importlib.metadata import entry_points
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +15,7 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from tcaq_client import arguments, screen
 from tcaq_client.client import DEFAULT_URL, Client
-from tcaq_client.mounts import mount
+from tcaq_client.mounts import GROUP, mount
 from tcaq_client.outcome import EXIT_USAGE, connected
 
 JobId = Annotated[str, typer.Argument(help="Id of the job, as submit printed it.")]
@@ -239,7 +240,7 @@ def _write(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
-mount(app, missing_exit_code=EXIT_USAGE)
+mount(app, entry_points(group=GROUP), missing_exit_code=EXIT_USAGE)
 
 
 if __name__ == "__main__":

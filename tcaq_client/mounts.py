@@ -4,8 +4,8 @@ They need more than HTTP, so nothing of them is imported before one is called: t
 client alone stays a small install, and its own verbs start quickly.
 """
 
-from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint
 from typing import Any, Final
 
 import typer
@@ -20,13 +20,15 @@ _PASS_ON: Final[dict[str, Any]] = {
 }
 
 
-def mount(app: typer.Typer, *, missing_exit_code: int) -> None:
-    """Add every installed verb of the group to `app`.
+def mount(
+    app: typer.Typer, verbs: Iterable[EntryPoint], *, missing_exit_code: int
+) -> None:
+    """Add verbs to `app`, by name.
 
     A verb whose package is installed without what it imports says so when called, and
     exits with `missing_exit_code`.
     """
-    for entry_point in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+    for entry_point in sorted(verbs, key=lambda e: e.name):
         app.command(
             entry_point.name,
             help=f"See: tcaq {entry_point.name} --help ({entry_point.module}).",

@@ -19,6 +19,7 @@ class Progress:
 
     stage: str | None
     stage_index: int | None
+    """Counts from 0."""
     stage_count: int | None
     percent: float
     """0 to 100, of the whole job."""
@@ -110,7 +111,7 @@ class Job:
     recipe: JsonObject | None
     result: JsonObject | None
     error: Failure | None
-    warnings: tuple[str, ...]
+    warnings: tuple[JsonObject, ...]
     raw: JsonObject = field(repr=False)
 
     @classmethod
@@ -121,7 +122,7 @@ class Job:
             id=str(job["id"]),
             kind=str(job["kind"]),
             status=str(job["status"]),
-            model=_reference(job["model"]),
+            model=str(job["model"]["reference"]),
             progress=Progress.from_json(job),
             steps=tuple(Step.from_json(step) for step in job.get("steps") or ()),
             created_at=datetime.fromisoformat(job["created_at"]),
@@ -130,7 +131,7 @@ class Job:
             recipe=job.get("recipe"),
             result=job.get("result"),
             error=Failure.from_json(error) if error else None,
-            warnings=tuple(map(str, job.get("warnings") or ())),
+            warnings=tuple(job.get("warnings") or ()),
             raw=job,
         )
 
@@ -217,10 +218,3 @@ class Sample:
 def moment(text: str | None) -> datetime | None:
     """Return the moment of an RFC 3339 string, or None for None."""
     return None if text is None else datetime.fromisoformat(text)
-
-
-def _reference(model: object) -> str:
-    """The `model` member is a reference, or an object that describes one."""
-    if isinstance(model, Mapping):
-        return str(model.get("reference") or model["repo"])
-    return str(model)

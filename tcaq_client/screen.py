@@ -71,13 +71,13 @@ class _PlainLines:
 
 
 def stage_text(job: Job) -> str:
-    """Return where the job is, as ``tcr 3/7, 17/38 blocks``."""
+    """Return where the job is, as ``daq 4/7, 17/38 blocks``."""
     progress = job.progress
     if job.is_terminal or progress.stage is None:
         return job.status
     text = progress.stage
     if progress.stage_index is not None and progress.stage_count is not None:
-        text += f" {progress.stage_index}/{progress.stage_count}"
+        text += f" {progress.stage_index + 1}/{progress.stage_count}"
     if progress.total:
         text += f", {progress.done}/{progress.total} {progress.unit or ''}".rstrip()
     return text if job.status == "running" else f"{job.status}: {text}"

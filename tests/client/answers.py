@@ -1,0 +1,124 @@
+"""What a service answers, as the interface's description shows it."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Mapping
+from typing import Any
+
+JOB_ID = "job_" + "0" * 31 + "1"
+SAMPLE_ID = "sample_" + "0" * 31 + "2"
+PNG = b"\x89PNG not really"
+PNG_SHA256 = hashlib.sha256(PNG).hexdigest()
+
+
+def job(status: str = "queued", **changes: object) -> dict[str, Any]:
+    """Return a job object."""
+    return {
+        "id": JOB_ID,
+        "object": "job",
+        "kind": "quantize",
+        "status": status,
+        "stage": None,
+        "progress": {
+            "percent": 0.0,
+            "unit": None,
+            "done": None,
+            "total": None,
+            "eta_s": None,
+        },
+        "created_at": "2026-11-20T10:00:00Z",
+        "started_at": None,
+        "finished_at": None,
+        "model": {"reference": "ddpm-cifar10-small"},
+        "recipe": {"weight_bits": 4, "activation_bits": 8},
+        "steps": [],
+        "result": None,
+        "error": None,
+        "warnings": [],
+        **changes,
+    }
+
+
+def running(stage: str, percent: float, **changes: object) -> dict[str, Any]:
+    """Return a job object in the middle of a stage."""
+    return job(
+        "running",
+        stage={"name": stage, "index": 3, "count": 7},
+        progress={
+            "percent": percent,
+            "unit": "block",
+            "done": 17,
+            "total": 38,
+            "eta_s": 200.0,
+        },
+        **changes,
+    )
+
+
+def failed() -> dict[str, Any]:
+    """Return a job object that ended badly."""
+    return job(
+        "failed",
+        error={
+            "code": "diverged",
+            "title": "Reconstruction diverged",
+            "detail": "The loss of up_blocks.1 became NaN.",
+            "hint": "Lower par.learning_rate.",
+            "retryable": False,
+        },
+    )
+
+
+def problem(status: int, code: str, **changes: object) -> dict[str, Any]:
+    """Return a problem document."""
+    return {
+        "type": f"/problems/{code.replace('_', '-')}",
+        "title": "Not valid",
+        "status": status,
+        "detail": "The request is not valid.",
+        "instance": "/jobs",
+        "code": code,
+        "request_id": "req-1",
+        **changes,
+    }
+
+
+def sample(status: str = "succeeded", **changes: object) -> dict[str, Any]:
+    """Return a sample object of two images with their baseline."""
+    images = [
+        {"seed": seed, "sha256": f"{seed:064x}", "width": 32, "height": 32}
+        for seed in (5, 6)
+    ]
+    return {
+        "id": SAMPLE_ID,
+        "object": "sample",
+        "status": status,
+        "images": images,
+        "baseline": images,
+        "grid": {"sha256": PNG_SHA256, "width": 68, "height": 68},
+        "execution": "simulated",
+        "metrics": {"psnr_db": 31.5, "noise_relative_mse": None},
+        "seconds_per_image": 0.25,
+        "error": None,
+        **changes,
+    }
+
+
+def tar(files: Mapping[str, bytes]) -> bytes:
+    """Return an uncompressed tar of plain files."""
+    members = []
+    for name, content in files.items():
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        members.append((member, content))
+    return tar_of(members)
+
+
+def tar_of(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    """Return an uncompressed tar of any members, bad ones included."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for member, content in members:
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
