@@ -66,6 +66,8 @@ class PAR(BaseModel, frozen=True, extra="forbid"):
     round_iterations: PositiveInt = 10_000
     """Optimiser steps per block in each progressive round (paper: 10,000)."""
     batch_size: PositiveInt = 16
+    num_inputs: PositiveInt = 5120
+    """Calibration inputs used, spread over trajectories and timesteps (at most)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Adam's step on the rounding variables (BRECQ: 1e-3 at 20,000 iterations)."""
     regularizer: Annotated[float, Field(ge=0)] = 0.01

@@ -39,7 +39,7 @@ def tcaq(weight_bits: int, activation_bits: int) -> Method:
                 rounds=1,
                 iterations=100,
                 round_iterations=50,
-                batch_size=16,
+                num_inputs=128,
                 learning_rate=2e-2,
             ),
         ),

@@ -1,0 +1,185 @@
+"""Save and load: a diffusers-like folder with packed weights and a manifest.
+
+    checkpoint/
+    ├── manifest.json                              schema, recipe, hashes
+    ├── model_index.json, scheduler/, unet/config.json   as in the original
+    └── unet/diffusion_pytorch_model.safetensors   packed codes, grids, the rest
+
+Loading never unpickles and never needs the original model.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import UNet2DModel
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tcaq_core.denoiser import QuantizedDenoiser
+from tcaq_core.diffusion import Pipeline, assemble
+from tcaq_core.errors import CheckpointShapeMismatch, ModelUnsupported
+from tcaq_core.manifest import SCHEMA_VERSION, AttentionEntry, LayerEntry, Manifest
+from tcaq_core.recipe import Recipe
+from tcaq_core.state import load_state, state_of
+
+WEIGHTS: Final = "unet/diffusion_pytorch_model.safetensors"
+COPIED: Final = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "unet/config.json",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A reloaded pipeline that samples with its quantized denoiser."""
+
+    pipeline: Pipeline
+    denoiser: QuantizedDenoiser
+    manifest: Manifest
+
+
+def save(
+    folder: Path,
+    pipeline: Pipeline,
+    denoiser: QuantizedDenoiser,
+    recipe: Recipe,
+    *,
+    model: dict[str, Any],
+    environment: dict[str, Any],
+) -> Manifest:
+    """Write a quantized pipeline to a new folder and return its manifest."""
+    for name in COPIED:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((pipeline.folder / name).read_bytes())
+    save_file(state_of(denoiser), folder / WEIGHTS, metadata={"format": "tcaq-packed"})
+    manifest = Manifest(
+        recipe=recipe,
+        recipe_digest=recipe.digest(),
+        model=model,
+        environment=environment,
+        pipeline=type(pipeline.inner).__name__,
+        layers=_layer_entries(denoiser),
+        attentions=_attention_entries(denoiser),
+        files={name: _sha256(folder / name) for name in (*COPIED, WEIGHTS)},
+        denoiser_bytes=(folder / WEIGHTS).stat().st_size,
+        float32_bytes=4 * _num_parameters(denoiser),
+    )
+    text = manifest.model_dump_json(indent=1)
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def load(folder: Path, *, device: torch.device) -> Checkpoint:
+    """Load a checkpoint folder for sampling.
+
+    Raises:
+        ModelUnsupported: no manifest, or one of another schema version.
+        CheckpointShapeMismatch: a file or tensor is missing, damaged or altered.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest.files.items():
+        if not _is_inside(folder, name) or _sha256(folder / name) != expected:
+            raise CheckpointShapeMismatch(
+                f"{name} is missing or not the file that the manifest describes.",
+                hint="Download the checkpoint again.",
+            )
+    unet = UNet2DModel.from_config(UNet2DModel.load_config(folder / "unet"))
+    pipeline = assemble(folder, unet, pipeline=manifest.pipeline, device=device)
+    denoiser = QuantizedDenoiser(
+        unet, manifest.recipe, num_timesteps=pipeline.num_timesteps
+    )
+    try:
+        load_state(denoiser, load_file(folder / WEIGHTS, device=str(device)), manifest)
+    except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointShapeMismatch(
+            f"The packed weights do not fit the manifest: {error}",
+            hint="Download the checkpoint again.",
+        ) from error
+    return Checkpoint(pipeline, denoiser, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return a folder's manifest.
+
+    Raises:
+        ModelUnsupported: absent, malformed, or of another schema version.
+    """
+    try:
+        data = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise ModelUnsupported(
+                f"The checkpoint has schema version {data['schema_version']}; this "
+                f"installation reads version {SCHEMA_VERSION}.",
+                hint="Install the version of tcaq that wrote it.",
+            )
+        return Manifest.model_validate(data)
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ModelUnsupported(
+            f"{folder.name} has no readable manifest.json.",
+            hint="A checkpoint is the folder that a quantize job produced.",
+        ) from error
+
+
+@torch.no_grad()
+def probe(pipeline: Pipeline) -> str:
+    """Return the hex SHA-256 of the denoiser's outputs on a fixed, seeded probe.
+
+    Two samples at each of four timesteps: equal digests mean bit-equal outputs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    last = pipeline.num_timesteps - 1
+    device = pipeline.denoiser.device
+    digest = hashlib.sha256()
+    for t in (last, 2 * last // 3, last // 3, 0):
+        x_t = torch.randn((2, *pipeline.image_shape), generator=generator).to(device)
+        timesteps = torch.full((2,), t, device=device)
+        eps: Tensor = pipeline.denoiser(x_t, timesteps, return_dict=False)[0]
+        digest.update(eps.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _layer_entries(denoiser: QuantizedDenoiser) -> dict[str, LayerEntry]:
+    return {
+        name: LayerEntry(
+            shape=tuple(layer.codes().shape),
+            weight_bits=layer.bits.weight_bits,
+            activation_bits=layer.bits.activation_bits,
+            is_rescaled=layer.is_rescaled,
+        )
+        for name, layer in denoiser.quant_layers()
+    }
+
+
+def _attention_entries(denoiser: QuantizedDenoiser) -> dict[str, AttentionEntry]:
+    return {
+        name: AttentionEntry(
+            grids=tuple(
+                "log2" if flag else "uniform"
+                for flag in processor.softmax_quantizer.is_log2.tolist()
+            )
+        )
+        for name, _, processor in denoiser.attentions()
+    }
+
+
+def _num_parameters(denoiser: QuantizedDenoiser) -> int:
+    layers = sum(layer.codes().numel() for _, layer in denoiser.quant_layers())
+    return layers + sum(p.numel() for p in denoiser.unet.parameters())
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    path = folder / name
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

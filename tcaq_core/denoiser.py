@@ -1,0 +1,158 @@
+"""A UNet2DModel whose convolutions, linears and attention maps can be quantized."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.resnet import ResnetBlock2D
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tcaq_core.attention import QuantAttention, check_supported
+from tcaq_core.errors import ModelUnsupported
+from tcaq_core.layers import QuantConv2d, QuantLayer, QuantLinear
+from tcaq_core.quantizers import SoftmaxQuantizer, UniformQuantizer
+from tcaq_core.recipe import Recipe
+from tcaq_core.timesteps import TimestepCursor
+
+# The unit of reconstruction (BRECQ): a residual block, an attention block, the time
+# embedding; a quantized layer outside of all of them is a block of its own.
+BLOCK_TYPES = (ResnetBlock2D, Attention, TimestepEmbedding)
+
+# Everything that `full_precision` switches off.
+ACTIVE_PARTS = (QuantLayer, UniformQuantizer, SoftmaxQuantizer)
+
+
+class QuantizedDenoiser:
+    """Quantized layers swapped into a denoiser, in place.
+
+    The `unet` stays the UNet2DModel that its pipeline knows: sampling needs nothing
+    else. Everything starts in full precision; the passes turn quantization on.
+    """
+
+    def __init__(
+        self, unet: UNet2DModel, recipe: Recipe, *, num_timesteps: int
+    ) -> None:
+        self.unet = unet
+        self.num_timesteps = num_timesteps
+        self.cursor = TimestepCursor()
+        self._swap_layers(recipe)
+        self._swap_attention(recipe)
+        self._follow_timestep()
+
+    def __call__(
+        self, x_t: Float[Tensor, "N C H W"], t: Int[Tensor, "N"]
+    ) -> Float[Tensor, "N C H W"]:
+        """Return the predicted noise eps."""
+        eps: Tensor = self.unet(x_t, t, return_dict=False)[0]
+        return eps
+
+    def quant_layers(self) -> Iterator[tuple[str, QuantLayer]]:
+        """Yield every quantized convolution and linear with its module name."""
+        for name, module in self.unet.named_modules():
+            if isinstance(module, QuantLayer):
+                yield name, module
+
+    def attentions(self) -> Iterator[tuple[str, Attention, QuantAttention]]:
+        """Yield every quantized attention: name, diffusers' block, our processor."""
+        for name, module in self.unet.named_modules():
+            if isinstance(module, Attention) and isinstance(
+                module.processor, QuantAttention
+            ):
+                yield name, module, module.processor
+
+    def activation_quantizers(self) -> dict[str, UniformQuantizer]:
+        """Return the grids of layer inputs and attention operands, by module name."""
+        return {
+            name: module
+            for name, module in self.unet.named_modules()
+            if isinstance(module, UniformQuantizer)
+        }
+
+    def blocks(self) -> dict[str, nn.Module]:
+        """Return the reconstruction blocks that hold quantized layers, by name."""
+        found: dict[str, nn.Module] = {}
+        for name, module in self.unet.named_modules():
+            inside = any(name.startswith(f"{block}.") for block in found)
+            is_unit = isinstance(module, (*BLOCK_TYPES, QuantLayer))
+            if is_unit and not inside and quant_layers_in(module):
+                found[name] = module
+        return found
+
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Execute without quantization; restores each module's own state."""
+        parts = [m for m in self.unet.modules() if isinstance(m, ACTIVE_PARTS)]
+        before = [part.is_active for part in parts]
+        for part in parts:
+            part.is_active = False
+        try:
+            yield
+        finally:
+            for part, state in zip(parts, before, strict=True):
+                part.is_active = state
+
+    def _swap_layers(self, recipe: Recipe) -> None:
+        swapped = 0
+        for name, module in list(self.unet.named_modules()):
+            bits = recipe.bits_of(name)
+            if bits is None or not isinstance(module, (nn.Conv2d, nn.Linear)):
+                continue
+            if isinstance(module, nn.Conv2d):
+                if module.groups != 1 or module.padding_mode != "zeros":
+                    raise ModelUnsupported(
+                        f"The convolution {name} is grouped or padded unusually.",
+                        hint=f"Add {name!r} to the recipe's skip list.",
+                    )
+                layer: QuantLayer = QuantConv2d(module, bits)
+            else:
+                layer = QuantLinear(module, bits)
+            self.unet.set_submodule(name, layer)
+            swapped += 1
+        if not swapped:
+            raise ModelUnsupported(
+                "No layer of this model would be quantized.",
+                hint="The recipe's skip list matches every layer.",
+            )
+
+    def _swap_attention(self, recipe: Recipe) -> None:
+        for name, module in list(self.unet.named_modules()):
+            bits = recipe.bits_of(name)
+            if bits is None or not isinstance(module, Attention):
+                continue
+            check_supported(name, module)
+            processor = QuantAttention(
+                bits=bits,
+                softmax_bits=recipe.softmax_bits,
+                cursor=self.cursor,
+                num_timesteps=self.num_timesteps,
+            )
+            module.set_processor(processor)
+
+    def _follow_timestep(self) -> None:
+        forward = self.unet.forward
+
+        def at_timestep(
+            sample: Tensor,
+            timestep: Tensor | float,
+            *args: Any,  # noqa: ANN401  (diffusers' signature)
+            **kwargs: Any,  # noqa: ANN401
+        ) -> Any:  # noqa: ANN401
+            t = torch.as_tensor(timestep, device=sample.device).long()
+            with self.cursor.at(t.expand(sample.shape[0])):
+                return forward(sample, timestep, *args, **kwargs)
+
+        self.unet.forward = at_timestep
+
+
+def quant_layers_in(module: nn.Module) -> dict[str, QuantLayer]:
+    """Return the quantized layers inside a module, by their name within it."""
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, QuantLayer)
+    }

@@ -1,0 +1,148 @@
+"""Diffusers pipelines: load one, run its own sampler from given noise."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMPipeline, DDPMPipeline, UNet2DModel
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from tcaq_core.errors import CheckpointShapeMismatch, ModelNotFound
+from tcaq_core.model_folder import HubModel, inspect_model_folder
+
+PIPELINES = {"DDPMPipeline": DDPMPipeline, "DDIMPipeline": DDIMPipeline}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A diffusers pipeline with a UNet2DModel as denoiser, in float32."""
+
+    inner: DDPMPipeline | DDIMPipeline
+    folder: Path
+
+    @property
+    def denoiser(self) -> UNet2DModel:
+        """The network that predicts the noise."""
+        return self.inner.unet
+
+    @property
+    def num_timesteps(self) -> int:
+        """Timesteps of the training schedule, usually 1000."""
+        return int(self.inner.scheduler.config.num_train_timesteps)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is denoised."""
+        size = self.denoiser.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(self.denoiser.config.in_channels), int(height), int(width)
+
+
+def load_pipeline(folder: Path, *, device: torch.device) -> Pipeline:
+    """Load a diffusers folder in float32 for inference.
+
+    Raises:
+        ModelNotFound, ModelUnsupported, CheckpointUnsafe, CheckpointShapeMismatch:
+            as `inspect_model_folder`, or weights that do not fit the config.
+    """
+    found = inspect_model_folder(folder)
+    try:
+        unet = UNet2DModel.from_pretrained(
+            folder / "unet",
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=torch.float32,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointShapeMismatch(
+            f"The weights of {folder.name} do not fit its config.",
+            hint="unet/config.json and the weights come from different models.",
+        ) from error
+    return assemble(folder, unet, pipeline=found.pipeline, device=device)
+
+
+def assemble(
+    folder: Path, unet: UNet2DModel, *, pipeline: str, device: torch.device
+) -> Pipeline:
+    """Return the pipeline of a folder around a denoiser that is already there."""
+    unet = unet.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+    inner = PIPELINES[pipeline].from_pretrained(
+        folder, unet=unet, local_files_only=True, low_cpu_mem_usage=False
+    )
+    inner.set_progress_bar_config(disable=True)
+    return Pipeline(inner=inner, folder=folder)
+
+
+def fetch_hub_model(model: HubModel, *, cache: Path) -> Path:
+    """Download a pinned hub model's JSON and safetensors files; return its folder.
+
+    Raises:
+        ModelNotFound: no such repository or revision, or the hub is unreachable.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  (slow, rarely used)
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+
+    try:
+        return Path(
+            snapshot_download(
+                model.repo,
+                revision=model.revision,
+                cache_dir=cache,
+                allow_patterns=["*.json", "*.safetensors"],
+            )
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelNotFound(
+            f"{model.repo}@{model.revision} could not be fetched from the hub.",
+            hint="Check the id, the revision, and that the worker reaches the hub; "
+            "or put the folder among the local models.",
+        ) from error
+
+
+def sample(
+    pipeline: Pipeline,
+    *,
+    seeds: Sequence[int],
+    num_steps: int,
+    eta: float = 0.0,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "N C H W"]:
+    """Return images in [-1, 1] from the pipeline's own sampler.
+
+    The noise of image i, initial and per step, is drawn from seeds[i] alone, so
+    batching does not change it. `progress` receives (images done, images in all).
+    """
+    images = []
+    for start in range(0, len(seeds), batch_size):
+        chunk = seeds[start : start + batch_size]
+        images.append(_sample_batch(pipeline, chunk, num_steps=num_steps, eta=eta))
+        if progress is not None:
+            progress(start + len(chunk), len(seeds))
+    return torch.cat(images)
+
+
+def _sample_batch(
+    pipeline: Pipeline, seeds: Sequence[int], *, num_steps: int, eta: float
+) -> Float[Tensor, "N C H W"]:
+    device = pipeline.inner.device
+    arguments: dict[str, Any] = {
+        "batch_size": len(seeds),
+        "num_inference_steps": num_steps,
+        "generator": [torch.Generator(device).manual_seed(seed) for seed in seeds],
+        "output_type": "np",
+    }
+    if isinstance(pipeline.inner, DDIMPipeline):
+        arguments["eta"] = eta
+    images = pipeline.inner(**arguments).images  # (N, H, W, C) in [0, 1]
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() * 2 - 1
+
+
+def to_uint8(images: Float[Tensor, "N C H W"]) -> UInt8[Tensor, "N H W C"]:
+    """Map [-1, 1] to 0..255, rounding to nearest."""
+    scaled = (images.clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

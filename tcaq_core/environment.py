@@ -1,0 +1,22 @@
+"""What produced a result: versions, processor, threads."""
+
+import platform
+from importlib.metadata import version
+
+import torch
+
+
+def describe_environment(device: torch.device) -> dict[str, str | int | None]:
+    """Return what has to be equal for a job to give the same bytes again."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": version("diffusers"),
+        "tcaq": version("tcaq"),
+        "processor": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "gpu": gpu,
+    }

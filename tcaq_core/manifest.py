@@ -1,0 +1,47 @@
+"""What a checkpoint says of itself; torch-free, versioned, strict."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from tcaq_core.recipe import Recipe
+
+SCHEMA_VERSION = 1
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class LayerEntry(BaseModel, frozen=True, extra="forbid"):
+    """How one weight is stored: ``<name>.weight_codes`` unpacks to `shape`."""
+
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    weight_bits: Annotated[int, Field(ge=2, le=8)]
+    activation_bits: Annotated[int, Field(ge=4, le=16)]
+    is_rescaled: bool
+    """Whether TCR's ``<name>.input_rescale`` is stored and applied."""
+
+
+class AttentionEntry(BaseModel, frozen=True, extra="forbid"):
+    """The post-softmax grids of one attention block, one a timestep group."""
+
+    grids: tuple[Literal["uniform", "log2"], ...]
+
+
+class Manifest(BaseModel, frozen=True, extra="forbid"):
+    """The self-description of a checkpoint folder (``manifest.json``)."""
+
+    schema_version: Literal[1] = 1
+    format: Literal["tcaq-packed"] = "tcaq-packed"
+    recipe: Recipe
+    recipe_digest: str
+    model: dict[str, Any]
+    """Reference, revision and weights hash of what was quantized."""
+    environment: dict[str, Any]
+    pipeline: Literal["DDPMPipeline", "DDIMPipeline"]
+    layers: dict[str, LayerEntry]
+    attentions: dict[str, AttentionEntry]
+    files: dict[str, Sha256]
+    """SHA-256 of every other file of the folder."""
+    denoiser_bytes: int
+    """Size of the packed weight file."""
+    float32_bytes: int
+    """What the denoiser's parameters take in float32."""
