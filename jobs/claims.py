@@ -85,7 +85,7 @@ def heartbeat(
         job.stage_index, job.stage_count = progress.stage_index, progress.stage_count
         job.done, job.total = progress.done, progress.total
         job.fraction = progress.fraction
-        job.steps = _advance(job.steps, progress.stage, now)
+        job.steps = _advance(job.steps, progress.stage, progress.since or now)
         session.flush()
     return job.status == JobStatus.CANCELLING
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from tcaq_core.recipe import DAQ, PAR, TCR, FitRanges, Recipe
 
@@ -27,6 +28,8 @@ class Progress:
     total: int
     unit: str
     fraction: float
+    since: datetime | None = None
+    """When the stage began, if that is not when the heartbeat is written."""
 
 
 # Loading, writing and starting the process that checks the checkpoint do not evaluate
@@ -59,17 +62,22 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
 def plan_sample(*, images: int, steps: int, compare: bool) -> tuple[Stage, ...]:
     """Return the stages of a sample: fetch, the baseline if compared, sample, store."""
     cost = float(images * steps)
-    baseline = (Stage("baseline", cost, "step"),) if compare else ()
+    baseline = (Stage("baseline", cost, "image"),) if compare else ()
     return (
         Stage("fetch", OVERHEAD, "model"),
         *baseline,
-        Stage("sample", cost, "step"),
+        Stage("sample", cost, "image"),
         Stage("store", OVERHEAD / 8, "image"),
     )
 
 
 def progress_of(
-    stages: Sequence[Stage], name: str, *, done: int, total: int
+    stages: Sequence[Stage],
+    name: str,
+    *,
+    done: int,
+    total: int,
+    since: datetime | None = None,
 ) -> Progress:
     """Return the progress of the whole job when stage `name` is at `done` of `total`.
 
@@ -88,6 +96,7 @@ def progress_of(
         total=total,
         unit=stages[index].unit,
         fraction=min((before + share * stages[index].weight) / whole, 1.0),
+        since=since,
     )
 
 

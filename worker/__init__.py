@@ -1,0 +1,1 @@
+"""Celery over the ledger: claims jobs, does the work, stores what it made."""
