@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from jobs.artifacts import ArtifactStore
+from jobs.errors import ArtifactCorrupt
 from jobs.models import Artifact
 from service.byte_ranges import Span, matches, select
 
@@ -43,12 +44,25 @@ class FileSpan(StreamingResponse):
         left = span.length
         await anyio.to_thread.run_sync(file.seek, span.start)
         while left > 0:
-            chunk = await anyio.to_thread.run_sync(file.read, min(left, CHUNK_BYTES))
-            if not chunk:
-                # Content-Length is sent already: breaking off tells the caller.
-                raise OSError("a stored artifact is shorter than the ledger says")
+            chunk = await anyio.to_thread.run_sync(_read, file, min(left, CHUNK_BYTES))
             left -= len(chunk)
             yield chunk
+
+
+def _read(file: BinaryIO, num_bytes: int) -> bytes:
+    # Content-Length is sent already, so that breaking off tells the caller. Not as an
+    # OSError: Starlette takes that for a caller who has left, and stays silent.
+    try:
+        chunk = file.read(num_bytes)
+    except OSError as error:
+        raise _corrupt("A stored artifact cannot be read.") from error
+    if not chunk:
+        raise _corrupt("A stored artifact is shorter than the ledger says.")
+    return chunk
+
+
+def _corrupt(detail: str) -> ArtifactCorrupt:
+    return ArtifactCorrupt(detail, hint="Run the job again, and check the disk.")
 
 
 def artifact_response(
@@ -59,31 +73,48 @@ def artifact_response(
     filename: str | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return 200, 206 or 304 with the artifact's bytes, as the request asks.
+    """Answer a GET or HEAD with 200, 206 or 304 and the bytes that are asked for.
 
     Raises:
         ArtifactNotFound: the store does not have what the ledger knows.
         RangeUnsatisfiable: the range lies outside the content.
     """
     headers = {**_headers(artifact, filename), **(extra or {})}
-    etag = headers["ETag"]
+    etag, size = headers["ETag"], artifact.size_bytes
     if matches(request.headers.get("if-none-match"), etag):
         kept = ("ETag", "Cache-Control", "Content-Location")
-        return Response(
-            status_code=304, headers={k: headers[k] for k in kept if k in headers}
-        )
-    part = select(request.headers, etag=etag, size=artifact.size_bytes)
-    span = part or Span(0, artifact.size_bytes, artifact.size_bytes)
-    headers["Content-Length"] = str(span.length)
-    status = 200
+        known = {name: headers[name] for name in kept if name in headers}
+        return Response(status_code=304, headers=known)
+    part = select(request.headers, etag=etag, size=size)
     if part is not None:
         headers["Content-Range"] = part.content_range
-        status = 206
+    span = part or Span(0, size, size)
+    headers["Content-Length"] = str(span.length)
+    status = 200 if part is None else 206
     file = store.open(artifact.sha256)
     if request.method == "HEAD":
         file.close()
         return Response(status_code=status, headers=headers)
     return FileSpan(file, span, status=status, headers=headers)
+
+
+def new_artifact_response(
+    store: ArtifactStore,
+    artifact: Artifact,
+    *,
+    filename: str,
+    extra: Mapping[str, str],
+) -> Response:
+    """Answer a POST with all the bytes of what it made; no condition applies to that.
+
+    Raises:
+        ArtifactNotFound: the store does not have what the ledger knows.
+    """
+    headers = {**_headers(artifact, filename), **extra}
+    del headers["Accept-Ranges"]
+    span = Span(0, artifact.size_bytes, artifact.size_bytes)
+    headers["Content-Length"] = str(span.length)
+    return FileSpan(store.open(artifact.sha256), span, status=200, headers=headers)
 
 
 def _headers(artifact: Artifact, filename: str | None) -> dict[str, str]:

@@ -15,6 +15,7 @@ Responses = dict[int | str, dict[str, Any]]
 EXAMPLE_REQUEST_ID: Final = "6f1c0a52e0f94a0d8a8c7f7e5f0b1a3d"
 BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _SCHEMA: Final = {"$ref": "#/components/schemas/Problem"}
+_NONE: Final[dict[str, Any]] = {"content": {}}
 _DETAILS: Final[Mapping[str, str]] = {
     "recipe_invalid": "/weight_bits: Input should be less than or equal to 8",
     "job_not_ready": "job_019ab6f0a1b27c3d8e4f5a6b7c8d9e0f is running.",
@@ -73,10 +74,25 @@ def _document(app: FastAPI) -> dict[str, Any]:
             tags=app.openapi_tags,
         )
         schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        _drop_framework_errors(document)
         schemas = document["components"]["schemas"]
         schemas |= schema.pop("$defs") | {"Problem": schema}
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _drop_framework_errors(document: dict[str, Any]) -> None:
+    # FastAPI adds its own 422 to every route with a parameter; ours are declared, and
+    # the routes without have ids only, whose errors are 404s.
+    for item in document["paths"].values():
+        for operation in item.values():
+            if (
+                "application/json"
+                in operation["responses"].get("422", _NONE)["content"]
+            ):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
 
 
 def _example(code: str, instance: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _listed(node: Schema) -> list[Any]:
     if node.get("type") == "integer" and {"minimum", "maximum"} <= node.keys():
         whole = range(node["minimum"], node["maximum"] + 1)
         return list(whole) if len(whole) <= LISTED_INTEGERS else []
-    return list(node.get("enum", node.get("properties", ())))
+    return list(node["enum"] if "enum" in node else node.get("properties", {}))
 
 
 @cache

@@ -11,7 +11,7 @@ from jobs import repository
 from jobs.ids import public_id
 from jobs.models import Job, JobKind
 from jobs.status import JobStatus, is_terminal
-from service.content import artifact_response
+from service.content import new_artifact_response
 from service.deps import NowDep, Resources, ResourcesDep, SessionDep
 from service.errors import RequestInvalid, SampleFailed
 from service.job_view import etag, sample_object
@@ -82,7 +82,7 @@ async def draw_sample(
     if not is_terminal(job.status):
         return _not_yet(job, prefer)
     return await anyio.to_thread.run_sync(
-        partial(_finished, job, request, resources, media_type=media_type)
+        partial(_finished, job, resources, media_type=media_type)
     )
 
 
@@ -117,9 +117,7 @@ def _not_yet(job: Job, prefer: Preferences) -> Response:
     return JSONResponse(body, HTTPStatus.ACCEPTED, headers)
 
 
-def _finished(
-    job: Job, request: Request, resources: Resources, *, media_type: str
-) -> Response:
+def _finished(job: Job, resources: Resources, *, media_type: str) -> Response:
     sample_id = public_id(job.kind, job.id)
     headers = {"Tcaq-Sample-Id": sample_id, "Cache-Control": "no-store"}
     if job.status != JobStatus.SUCCEEDED:
@@ -132,8 +130,8 @@ def _finished(
     headers["Content-Location"] = sample.grid.url
     with resources.sessions.begin() as session:
         grid = repository.artifact(session, sample.grid.sha256)
-    return artifact_response(
-        request, resources.store, grid, filename=sample_id, extra=headers
+    return new_artifact_response(
+        resources.store, grid, filename=sample_id, extra=headers
     )
 
 

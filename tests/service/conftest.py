@@ -1,0 +1,48 @@
+"""The service on a real SQLite file, a real store and a real filesystem broker."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from jobs.settings import Settings
+from migrations.upgrade import upgrade
+from service.app import create_app
+from tests.service.models import make_model
+
+W4A8: dict[str, Any] = {"model": "tiny", "weight_bits": 4, "activation_bits": 8}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Return settings on a migrated SQLite file and a folder with one model."""
+    made = Settings(
+        data_directory=tmp_path / "data", models_directory=tmp_path / "models"
+    )
+    make_model(made.models_directory / "tiny")
+    upgrade(made)
+    return made
+
+
+@pytest.fixture
+def app(settings: Settings) -> FastAPI:
+    """Return the application on those settings."""
+    return create_app(settings)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    """Return a client of the running application."""
+    with TestClient(app) as opened:
+        yield opened
+
+
+@pytest.fixture
+def job_id(client: TestClient) -> str:
+    """Return the id of a queued quantization of the model ``tiny`` at W4A8."""
+    submitted = client.post("/jobs", json=W4A8)
+    assert submitted.status_code == 202
+    return str(submitted.json()["id"])

@@ -1,0 +1,76 @@
+import jsonschema
+from starlette.testclient import TestClient
+
+from jobs.settings import Settings
+from service.app import create_app
+from tests.service.models import make_pickled_model, make_truncated_model
+
+
+def test_models_are_listed_with_what_they_are_or_why_they_cannot_be_used(
+    client: TestClient, settings: Settings
+) -> None:
+    make_pickled_model(settings.models_directory / "pickled")
+    make_truncated_model(settings.models_directory / "short")
+    (settings.models_directory / "not a name").mkdir()
+    (settings.models_directory / ".hidden").mkdir()
+    (settings.models_directory / "README.md").write_text("not a model")
+    answer = client.get("/models").json()
+    models = {model["name"]: model for model in answer["data"]}
+    assert list(models) == ["not a name", "pickled", "short", "tiny"]
+    tiny = models["tiny"]
+    assert (tiny["usable"], tiny["reason"]) == (True, None)
+    assert (tiny["num_parameters"], tiny["sample_size"]) == (6, 8)
+    assert tiny["pipeline"] == "DDPMPipeline"
+    assert models["pickled"]["code"] == "checkpoint_unsafe"
+    assert models["short"]["code"] == "checkpoint_shape_mismatch"
+    assert not models["not a name"]["usable"]
+    assert "pickled weights" in models["pickled"]["reason"]
+
+
+def test_a_missing_models_folder_is_an_empty_list(settings: Settings) -> None:
+    missing = settings.models_directory / "none"
+    app = create_app(settings.model_copy(update={"models_directory": missing}))
+    with TestClient(app) as client:
+        assert client.get("/models").json()["data"] == []
+
+
+def test_recipes_are_resolved_and_described(client: TestClient) -> None:
+    answer = client.get("/recipes").json()
+    presets = {preset["name"]: preset for preset in answer["data"]}
+    assert list(presets) == ["rtn", "tcaq", "tcaq-paper"]
+    assert presets["tcaq"]["recipe"]["weight_bits"] == 4
+    assert presets["tcaq"]["recipe"]["activation_bits"] == 8
+    assert all(preset["description"].endswith(".") for preset in answer["data"])
+    assert answer["passes"] == ["tcr", "fit_ranges", "daq", "par"]
+    assert answer["allowed"] == {
+        "weight_bits": [2, 3, 4, 5, 6, 7, 8],
+        "activation_bits": [4, 5, 6, 7, 8, 16],
+        "softmax_bits": [4, 5, 6, 7, 8],
+    }
+
+
+def test_every_method_listed_obeys_the_schema_beside_it(client: TestClient) -> None:
+    answer = client.get("/recipes").json()
+    for preset in answer["data"]:
+        jsonschema.validate(preset["recipe"]["method"], answer["schema"])
+
+
+def test_every_method_listed_can_be_submitted(client: TestClient) -> None:
+    for preset in client.get("/recipes").json()["data"]:
+        body = {
+            "model": "tiny",
+            "weight_bits": 4,
+            "activation_bits": 8,
+            "recipe": preset["recipe"]["method"],
+        }
+        submitted = client.post("/jobs", json=body)
+        assert submitted.json()["recipe"] == preset["recipe"]
+
+
+def test_the_type_of_a_problem_can_be_looked_up(client: TestClient) -> None:
+    problem = client.get("/jobs/none").json()
+    kind = client.get(problem["type"]).json()
+    for name in ("type", "title", "status", "code"):
+        assert kind[name] == problem[name]
+    assert kind in client.get("/problems").json()["data"]
+    assert client.get("/problems/none").status_code == 404

@@ -1,0 +1,279 @@
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from jobs import repository
+from jobs.artifacts import LocalStore
+from jobs.ids import parse_id
+from jobs.models import Job
+from jobs.settings import Settings
+from service.app import create_app
+from tests.service import ledger
+from tests.service.ledger import GRID, Sessions
+from tests.service.models import make_pickled_model
+
+BODY: dict[str, Any] = {"target": {"model": "tiny"}, "n": 1}
+ASYNC = {"Prefer": "respond-async"}
+# More than the threads that Starlette has for endpoints (40).
+CROWD = 45
+
+Post = Callable[..., "Future[httpx2.Response]"]
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Return threads for the callers that wait."""
+    with ThreadPoolExecutor(CROWD) as threads:
+        yield threads
+
+
+@pytest.fixture
+def post(client: TestClient, pool: ThreadPoolExecutor) -> Post:
+    """Return a function that posts a sample in a thread."""
+
+    def start(**request: Any) -> "Future[httpx2.Response]":  # noqa: ANN401 - httpx2's own keywords
+        return pool.submit(client.post, "/sample", **({"json": BODY} | request))
+
+    return start
+
+
+def test_a_sample_is_awaited_and_answered_with_links(
+    post: Post, client: TestClient, sessions: Sessions, store: LocalStore
+) -> None:
+    answer = post()
+    sample_id = await_samples(sessions, 1)[0]
+    grid = ledger.succeed_sample(sessions, store, sample_id)
+    response = answer.result()
+    sample = response.json()
+    assert response.status_code == 200
+    assert (sample["object"], sample["id"]) == ("sample", sample_id)
+    assert sample["images"][0]["seed"] == 0
+    assert sample["grid"]["url"] == f"/artifacts/{grid}/content"
+    assert sample["execution"] == response.headers["Tcaq-Execution"] == "simulated"
+    assert client.get(sample["grid"]["url"]).content == GRID
+    assert client.get(sample["urls"]["self"]).json() == sample
+
+
+def test_a_png_is_the_grid_itself(
+    post: Post, sessions: Sessions, store: LocalStore
+) -> None:
+    # Neither condition nor range applies to what a POST makes.
+    headers = {"Accept": "image/png", "If-None-Match": "*", "Range": "bytes=0-1"}
+    answer = post(headers=headers)
+    sample_id = await_samples(sessions, 1)[0]
+    grid = ledger.succeed_sample(sessions, store, sample_id)
+    response = answer.result()
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "image/png"
+    assert response.headers["Tcaq-Sample-Id"] == sample_id
+    assert response.headers["Content-Location"] == f"/artifacts/{grid}/content"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.content == GRID
+
+
+def test_a_caller_who_would_not_wait_gets_the_place_to_look(
+    client: TestClient, settings: Settings
+) -> None:
+    response = client.post("/sample", json=BODY, headers=ASYNC)
+    assert response.status_code == 202
+    assert response.headers["Preference-Applied"] == "respond-async"
+    location = response.headers["Location"]
+    assert location == response.json()["urls"]["self"]
+    (message,) = ledger.messages(settings)
+    assert message.name.endswith(".sample.msg")
+    looked = client.get(location)
+    assert looked.json()["status"] == "queued"
+    assert looked.json()["images"] is None
+    assert "Retry-After" in looked.headers
+
+
+def test_waiting_ends_at_the_time_that_was_preferred(client: TestClient) -> None:
+    response = client.post("/sample", json=BODY, headers={"Prefer": "wait=0"})
+    assert response.status_code == 202
+    assert response.headers["Preference-Applied"] == "wait=0"
+
+
+def test_the_row_keeps_the_request_with_every_default(
+    client: TestClient, sessions: Sessions
+) -> None:
+    location = client.post("/sample", json=BODY, headers=ASYNC).headers["Location"]
+    with sessions.begin() as session:
+        row = session.get_one(Job, parse_id(location.rpartition("/")[2]))
+    assert row.model == "tiny"
+    assert row.request == {
+        "target": {"model": "tiny"},
+        "compare_to": None,
+        "n": 1,
+        "seeds": {"start": 0},
+        "sampler": {"steps": 50, "eta": 0.0},
+        "output": {"format": "png", "grid": True},
+    }
+
+
+def test_a_failed_sample_is_a_problem_with_the_code_of_its_job(
+    post: Post, sessions: Sessions
+) -> None:
+    answer = post()
+    sample_id = await_samples(sessions, 1)[0]
+    error = {
+        "code": "out_of_memory",
+        "title": "The device ran out of memory",
+        "detail": "No room for 256 images.",
+        "hint": "Ask for fewer.",
+        "retryable": True,
+    }
+    ledger.fail(sessions, sample_id, error)
+    response = answer.result()
+    problem = response.json()
+    assert response.status_code == 503
+    assert response.headers["Tcaq-Sample-Id"] == sample_id
+    assert {name: problem[name] for name in error} == error
+    assert problem["status"] == 503
+
+
+def test_a_cancelled_sample_is_a_problem(post: Post, sessions: Sessions) -> None:
+    answer = post()
+    cancel(sessions, await_samples(sessions, 1)[0])
+    assert answer.result().status_code == 409
+    assert answer.result().json()["code"] == "cancelled"
+
+
+def test_callers_who_wait_do_not_keep_others_from_being_answered(
+    post: Post, client: TestClient, sessions: Sessions
+) -> None:
+    waiting = [post() for _ in range(CROWD)]
+    sample_ids = await_samples(sessions, CROWD)
+    assert client.get("/jobs").status_code == 200
+    assert client.get("/healthz").status_code == 200
+    assert not any(answer.done() for answer in waiting)
+    for sample_id in sample_ids:
+        cancel(sessions, sample_id)
+    assert {answer.result().status_code for answer in waiting} == {409}
+
+
+def test_a_finished_job_can_be_sampled_beside_its_baseline(
+    client: TestClient, sessions: Sessions, store: LocalStore, job_id: str
+) -> None:
+    body = {"target": {"job_id": job_id}, "compare_to": "baseline", "n": 4}
+    early = client.post("/sample", json=body)
+    assert (early.status_code, early.json()["code"]) == (409, "job_not_ready")
+    assert early.json()["errors"][0]["pointer"] == "/target/job_id"
+    ledger.succeed(sessions, store, job_id)
+    assert client.post("/sample", json=body, headers=ASYNC).status_code == 202
+
+
+def test_a_checkpoint_is_sampled_by_its_hash(
+    client: TestClient, sessions: Sessions, store: LocalStore, job_id: str
+) -> None:
+    sha256 = ledger.succeed(sessions, store, job_id)
+    body = {"target": {"checkpoint": sha256}}
+    assert client.post("/sample", json=body, headers=ASYNC).status_code == 202
+
+
+def test_an_image_is_not_a_checkpoint(
+    client: TestClient, sessions: Sessions, store: LocalStore
+) -> None:
+    location = client.post("/sample", json=BODY, headers=ASYNC).headers["Location"]
+    grid = ledger.succeed_sample(sessions, store, location.rpartition("/")[2])
+    response = client.post("/sample", json={"target": {"checkpoint": grid}})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "/target/checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "pointer", "code"),
+    [
+        ({"job_id": "job_" + "0" * 32}, 404, "/target/job_id", "job_not_found"),
+        ({"job_id": "../x"}, 404, "/target/job_id", "job_not_found"),
+        ({"checkpoint": "0" * 64}, 404, "/target/checkpoint", "artifact_not_found"),
+        ({"checkpoint": "../x"}, 422, "/target/checkpoint", "request_invalid"),
+        ({"model": "../tiny"}, 404, "/target/model", "model_not_found"),
+        ({"model": "pickled"}, 422, "/target/model", "checkpoint_unsafe"),
+        ({}, 422, "/target", "request_invalid"),
+        ({"model": "tiny", "job_id": "x"}, 422, "/target", "request_invalid"),
+        ({"name": "tiny"}, 422, "/target/name", "request_invalid"),
+    ],
+)
+def test_a_target_that_cannot_be_sampled_is_refused_before_anything_is_queued(
+    client: TestClient,
+    settings: Settings,
+    *,
+    target: dict[str, str],
+    status: int,
+    pointer: str,
+    code: str,
+) -> None:
+    make_pickled_model(settings.models_directory / "pickled")
+    response = client.post("/sample", json={"target": target})
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert response.json()["errors"][0]["pointer"] == pointer
+    assert ledger.messages(settings) == []
+
+
+def test_a_sample_is_no_target(client: TestClient, sessions: Sessions) -> None:
+    client.post("/sample", json=BODY, headers=ASYNC)
+    target = {"job_id": ledger.sample_ids(sessions)[0]}
+    response = client.post("/sample", json={"target": target})
+    assert (response.status_code, response.json()["code"]) == (404, "job_not_found")
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "allowed"),
+    [
+        ({"n": 0}, "/n", {"minimum": 1}),
+        ({"n": 9}, "/n", {"minimum": 1, "maximum": 8}),
+        ({"sampler": {"steps": 0}}, "/sampler/steps", {"minimum": 1, "maximum": 1000}),
+        ({"sampler": {"name": "ddim"}}, "/sampler/name", ["steps", "eta"]),
+        ({"compare_to": "teacher"}, "/compare_to", ["baseline"]),
+        ({"compare_to": "baseline"}, "/compare_to", [None]),
+        ({"output": {"format": "gif"}}, "/output/format", ["png"]),
+    ],
+)
+def test_a_bad_request_is_refused_with_field_and_allowed_values(
+    settings: Settings, change: dict[str, Any], pointer: str, allowed: object
+) -> None:
+    app = create_app(settings.model_copy(update={"max_images": 8}))
+    with TestClient(app) as client:
+        response = client.post("/sample", json=BODY | change)
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
+    assert (error["pointer"], error["allowed"]) == (pointer, allowed)
+
+
+def test_a_png_needs_a_grid(client: TestClient) -> None:
+    body = BODY | {"output": {"grid": False}}
+    response = client.post("/sample", json=body, headers={"Accept": "image/png"})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "/output/grid"
+
+
+def test_a_media_type_that_is_not_on_offer_is_refused_before_anything_is_queued(
+    client: TestClient, settings: Settings
+) -> None:
+    response = client.post("/sample", json=BODY, headers={"Accept": "image/webp"})
+    assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
+    assert "image/png" in response.json()["hint"]
+    assert ledger.messages(settings) == []
+
+
+def test_a_job_is_not_a_sample(client: TestClient, job_id: str) -> None:
+    for name in (job_id, job_id.replace("job_", "sample_"), "sample_" + "0" * 32):
+        response = client.get(f"/samples/{name}")
+        assert (response.status_code, response.json()["code"]) == (404, "job_not_found")
+
+
+def await_samples(sessions: Sessions, count: int) -> list[str]:
+    """Return the ids of `count` samples once that many have been queued."""
+    while len(found := ledger.sample_ids(sessions)) < count:
+        pass
+    return found
+
+
+def cancel(sessions: Sessions, sample_id: str) -> None:
+    """Cancel a queued sample."""
+    with sessions.begin() as session:
+        repository.request_cancel(session, parse_id(sample_id), now=ledger.NOON)
