@@ -5,10 +5,12 @@ import os
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kombu.exceptions import ChannelError
 from kombu.transport import filesystem
+
+LONGEST_WAIT_SECONDS: Final = 0.5
 
 
 class Channel(filesystem.Channel):
@@ -32,3 +34,8 @@ class Transport(filesystem.Transport):
     """kombu's filesystem transport over that channel."""
 
     Channel = Channel
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:  # type: ignore[override] # noqa: ANN401 - kombu's
+        """Wait for a message, but not for long: Celery sees a signal in between."""
+        longest = LONGEST_WAIT_SECONDS if timeout is None else timeout
+        super().drain_events(connection, min(longest, LONGEST_WAIT_SECONDS))  # type: ignore[no-untyped-call]
