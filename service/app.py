@@ -14,7 +14,7 @@ from jobs.artifacts import make_store
 from jobs.database import make_sessions
 from jobs.queue import make_celery
 from jobs.settings import Settings
-from service import openapi, problems
+from service import error_handlers, openapi
 from service.body_limit import BodyLimitMiddleware
 from service.deps import Resources
 from service.openapi import problem_responses
@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     common = problem_responses("internal", "not_serving")
     for room in (jobs, samples, artifacts, catalog, health):
         app.include_router(room.router, responses=common)
-    problems.install(app)
+    error_handlers.install(app)
     openapi.install(app)
     return app
 

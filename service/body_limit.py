@@ -5,7 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import framework_problem
+from service.error_handlers import framework_problem
 
 
 class BodyTooLarge(HTTPException):

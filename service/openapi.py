@@ -14,6 +14,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 EXAMPLE_REQUEST_ID: Final = "6f1c0a52e0f94a0d8a8c7f7e5f0b1a3d"
 BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+NOT_MODIFIED: Final = {"description": "The caller has it: If-None-Match names its ETag"}
 _SCHEMA: Final = {"$ref": "#/components/schemas/Problem"}
 _NONE: Final[dict[str, Any]] = {"content": {}}
 _DETAILS: Final[Mapping[str, str]] = {

@@ -8,7 +8,7 @@ from jobs import repository
 from service.content import artifact_response
 from service.deps import SessionDep, StoreDep
 from service.job_view import artifact_url
-from service.openapi import BINARY, Responses, problem_responses
+from service.openapi import BINARY, NOT_MODIFIED, Responses, problem_responses
 from service.routes.jobs import find_job
 from service.sampling import require_success
 
@@ -36,7 +36,7 @@ def _content(*media_types: str) -> Responses:
             "headers": {**_HEADERS, "Content-Range": _TEXT},
             "content": content,
         },
-        304: {"description": "The caller has it: its ETag is in If-None-Match"},
+        304: NOT_MODIFIED,
     }
 
 

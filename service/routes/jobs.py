@@ -11,18 +11,15 @@ from jobs.errors import JobNotFound
 from jobs.ids import parse_id, public_id
 from jobs.models import Job, JobKind
 from jobs.queue import ring
-from jobs.status import JobStatus, is_terminal
+from jobs.status import is_terminal
 from service import cursors
-from service.byte_ranges import matches
 from service.deps import CeleryDep, NowDep, SessionDep, SettingsDep
-from service.job_view import etag, job_object
+from service.job_view import job_object
 from service.local_models import check_model
-from service.openapi import problem_responses
+from service.openapi import NOT_MODIFIED, problem_responses
+from service.polling import RETRY_AFTER_SECONDS, place_in_queue, unchanged
 from service.schemas.job import JobPage, JobRead
 from service.schemas.submission import JobCreate, JobsQuery
-
-RETRY_AFTER_SECONDS = 2
-"""How soon a job that has not ended is worth another look."""
 
 router = APIRouter(tags=["jobs"])
 
@@ -118,7 +115,7 @@ def list_jobs(
     response_model=JobRead,
     responses={
         200: {"headers": {"ETag": {"schema": {"type": "string"}}}},
-        304: {"description": "Unchanged since the ETag in If-None-Match"},
+        304: NOT_MODIFIED,
         **problem_responses("job_not_found"),
     },
 )
@@ -127,15 +124,9 @@ def read_job(
 ) -> JobRead | Response:
     """Return a job as it is now; cheap to ask again with If-None-Match."""
     job = find_job(session, job_id)
-    queued = job.status == JobStatus.QUEUED
-    ahead = repository.ahead(session, job) if queued else None
-    headers = {"ETag": etag(job, ahead=ahead), "Cache-Control": "private, no-cache"}
-    if not is_terminal(job.status):
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    if matches(request.headers.get("if-none-match"), headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return job_object(job, ahead=ahead)
+    ahead = place_in_queue(session, job)
+    known = unchanged(request, response, job, ahead=ahead)
+    return known or job_object(job, ahead=ahead)
 
 
 @router.post(

@@ -14,10 +14,11 @@ from jobs.status import JobStatus, is_terminal
 from service.content import new_artifact_response
 from service.deps import NowDep, Resources, ResourcesDep, SessionDep
 from service.errors import RequestInvalid, SampleFailed
-from service.job_view import etag, sample_object
+from service.job_view import sample_object
 from service.negotiation import Preferences, choose, parse_prefer
-from service.openapi import BINARY, problem_responses
-from service.routes.jobs import RETRY_AFTER_SECONDS, find_job
+from service.openapi import BINARY, NOT_MODIFIED, problem_responses
+from service.polling import RETRY_AFTER_SECONDS, place_in_queue, unchanged
+from service.routes.jobs import find_job
 from service.sampling import failure_of, submit_sample, wait_until_ended
 from service.schemas.problem import FieldError
 from service.schemas.sample import SampleCreate, SampleRead
@@ -88,21 +89,21 @@ async def draw_sample(
 
 @router.get(
     "/samples/{sample_id}",
+    response_model=SampleRead,
     responses={
         200: {"headers": {"ETag": {"schema": {"type": "string"}}}},
+        304: NOT_MODIFIED,
         **problem_responses("job_not_found", instance="/samples/sample_…"),
     },
 )
-def read_sample(sample_id: str, response: Response, session: SessionDep) -> SampleRead:
+def read_sample(
+    sample_id: str, request: Request, response: Response, session: SessionDep
+) -> SampleRead | Response:
     """Return a sample as it is now, with links to its images."""
     job = find_job(session, sample_id, kind=JobKind.SAMPLE)
-    queued = job.status == JobStatus.QUEUED
-    ahead = repository.ahead(session, job) if queued else None
-    response.headers["ETag"] = etag(job, ahead=ahead)
-    response.headers["Cache-Control"] = "private, no-cache"
-    if not is_terminal(job.status):
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return sample_object(job, ahead=ahead)
+    ahead = place_in_queue(session, job)
+    known = unchanged(request, response, job, ahead=ahead)
+    return known or sample_object(job, ahead=ahead)
 
 
 def _not_yet(job: Job, prefer: Preferences) -> Response:

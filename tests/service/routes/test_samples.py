@@ -91,6 +91,16 @@ def test_a_caller_who_would_not_wait_gets_the_place_to_look(
     assert "Retry-After" in looked.headers
 
 
+def test_an_unchanged_sample_is_answered_304_until_it_changes(
+    client: TestClient, sessions: Sessions
+) -> None:
+    path = client.post("/sample", json=BODY, headers=ASYNC).headers["Location"]
+    known = {"If-None-Match": client.get(path).headers["ETag"]}
+    assert client.get(path, headers=known).status_code == 304
+    cancel(sessions, path.rpartition("/")[2])
+    assert client.get(path, headers=known).json()["status"] == "cancelled"
+
+
 def test_waiting_ends_at_the_time_that_was_preferred(client: TestClient) -> None:
     response = client.post("/sample", json=BODY, headers={"Prefer": "wait=0"})
     assert response.status_code == 202
