@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tcaq_client.catalog import Model, Preset
-from tcaq_client.errors import ClientError, JobFailed, Problem
+from tcaq_client.errors import ClientError, FieldError, JobFailed, Problem
 from tcaq_client.results import Job
 
 PLAIN_WIDTH: Final = 160
@@ -162,19 +162,26 @@ def error_text(error: ClientError) -> str:
     lines = [f"error: {error.detail}"]
     if isinstance(error, Problem):
         lines[0] += f" ({error.status} {error.code})"
-        for field in error.errors:
-            line = f"  {field.where}: {field.detail}"
-            if field.allowed is not None:
-                line += f" Allowed: {field.allowed}."
-            lines.append(line)
-    if isinstance(error, JobFailed):
-        code = error.failure.code if error.failure else "no error"
-        lines[0] = f"error: {error.job_id} {error.status}: {error.detail} ({code})"
+        lines += [f"  {_field_text(field)}" for field in error.errors]
+    if isinstance(error, JobFailed) and error.failure is not None:
+        what = f"{error.job_id} {error.status}"
+        lines[0] = f"error: {what}: {error.detail} ({error.failure.code})"
     if error.hint:
         lines.append(f"  hint: {error.hint}")
     if isinstance(error, Problem) and error.request_id:
         lines.append(f"  request: {error.request_id}")
     return "\n".join(map(_printable, lines))
+
+
+def _field_text(field: FieldError) -> str:
+    text = f"{field.where}: {field.detail}"
+    match field.allowed:
+        case None:
+            return text
+        case list():
+            return f"{text} (allowed: {', '.join(map(str, field.allowed))})"
+        case _:
+            return f"{text} (allowed: {field.allowed})"
 
 
 def _safe(text: str) -> str:
