@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -11,9 +10,7 @@ from starlette.testclient import TestClient
 from jobs.settings import Settings
 from migrations.upgrade import upgrade
 from service.app import create_app
-from tests.service.models import make_model
-
-W4A8: dict[str, Any] = {"model": "tiny", "weight_bits": 4, "activation_bits": 8}
+from tests.service.models import W4A8, make_model
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
+W4A8: dict[str, Any] = {"model": "tiny", "weight_bits": 4, "activation_bits": 8}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
