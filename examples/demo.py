@@ -47,8 +47,8 @@ def main() -> int:
         text = error_text(error) if isinstance(error, ClientError) else str(error)
         notes = getattr(error, "__notes__", ())
         screen.print("make demo failed:", text, *notes, sep="\n", markup=False)
-        screen.print(f"The end of {FOLDER / 'tcaq.log'}:", markup=False)
-        screen.print(stack.log_tail(), markup=False)
+        screen.print(f"tcaq up said ({FOLDER / 'tcaq.log'} has the rest):")
+        screen.print(stack.last_words(), markup=False)
         return 1
     show(report, screen)
     return 0

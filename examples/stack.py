@@ -31,7 +31,7 @@ class Stack:
     """`tcaq up` on a fresh data directory and a free port of this machine.
 
     A context manager: ready on entry; on exit stopped, checked to have left no
-    process, and its data removed. The log stays.
+    process, and its data removed. The log stays, its children's logs with it.
 
     Raises:
         StackFailed: on entry or exit, with what to look at.
@@ -45,6 +45,7 @@ class Stack:
         self._data = data.absolute()
         self._log = log
         self._port = _free_port()
+        self._last_words = ""
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{self._port}"
 
@@ -65,10 +66,9 @@ class Stack:
         if failure and error is not None:
             error.add_note(failure)
 
-    def log_tail(self) -> str:
-        """Return the last lines of the stack's log."""
-        text = self._log.read_text(errors="replace") if self._log.exists() else ""
-        return "\n".join(text.splitlines()[-LOG_LINES:])
+    def last_words(self) -> str:
+        """Return the last lines that `tcaq up` itself printed; empty until it ended."""
+        return self._last_words
 
     def _start(self) -> None:
         self._data.mkdir(parents=True)
@@ -109,11 +109,20 @@ class Stack:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._keep_logs()
         if self._data.exists():
             shutil.rmtree(self._data)
         if left:
             return f"tcaq up left processes behind (killed now): {left}."
         return failure
+
+    def _keep_logs(self) -> None:
+        """Add what the children logged to the log, before the data is removed."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        self._last_words = "\n".join(lines[-LOG_LINES:])
+        with self._log.open("ab") as log:
+            for part in sorted((self._data / "logs").glob("*.log")):
+                log.write(f"\n== {part.name} ==\n".encode() + part.read_bytes())
 
     def _terminate(self) -> str | None:
         process, self._process = self._process, None

@@ -15,6 +15,7 @@ import yaml
 
 from jobs.queue import QUEUES
 from jobs.settings import Settings
+from jobs.up import programs
 from tests.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,15 @@ def test_sampling_never_waits_behind_a_quantization(services: dict[str, Any]) ->
 def test_workers_reserve_a_gpu(services: dict[str, Any], name: str) -> None:
     reservations = services[name]["deploy"]["resources"]["reservations"]
     assert reservations["devices"][0]["capabilities"] == ["gpu"]
+
+
+def test_a_worker_gives_its_job_back_when_it_is_stopped(
+    services: dict[str, Any],
+) -> None:
+    signals = {p.name: p.stop_signal.name for p in programs(Settings())}
+    for name in WORKERS:
+        queue = name.removeprefix("worker-")
+        assert services[name]["stop_signal"] == signals[queue]
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -42,7 +42,7 @@ def test_the_stack_is_ready_on_entry_and_gone_on_exit(tmp_path: Path) -> None:
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(running.url, trust_env=False)
     assert not (tmp_path / "data").exists()
-    assert running.log_tail().startswith("starting")
+    assert running.last_words().startswith("starting")
 
 
 def test_it_is_stopped_when_the_work_fails(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_stack_that_dies_is_reported_at_once(tmp_path: Path) -> None:
     failing = stack(tmp_path, DIES)
     with pytest.raises(StackFailed, match="exit code 1"), failing:
         pytest.fail("it cannot be ready")
-    assert "no port left" in failing.log_tail()
+    assert "no port left" in failing.last_words()
     assert not (tmp_path / "data").exists()
 
 
@@ -73,6 +73,15 @@ def test_a_process_that_stays_behind_is_killed_and_reported(
         assert len(processes_with(mine)) == 2
     while processes_with(mine):  # the kernel takes a moment
         pass
+
+
+def test_the_logs_of_its_processes_are_kept(tmp_path: Path) -> None:
+    with stack(tmp_path) as running:
+        (tmp_path / "data" / "logs").mkdir()
+        (tmp_path / "data" / "logs" / "quantize.log").write_text("claimed\n")
+    log = (tmp_path / "stack.log").read_text()
+    assert "== quantize.log ==\nclaimed" in log
+    assert "claimed" not in running.last_words()
 
 
 def test_settings_of_the_caller_do_not_reach_the_stack(
