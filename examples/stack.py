@@ -118,6 +118,8 @@ class Stack:
 
     def _keep_logs(self) -> None:
         """Add what the children logged to the log, before the data is removed."""
+        if not self._log.exists():
+            return
         lines = self._log.read_text(errors="replace").splitlines()
         self._last_words = "\n".join(lines[-LOG_LINES:])
         with self._log.open("ab") as log:
