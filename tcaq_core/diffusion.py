@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMPipeline, DDPMPipeline, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    UNet2DModel,
+)
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tcaq_core.errors import CheckpointShapeMismatch, ModelNotFound
+from tcaq_core.errors import CheckpointShapeMismatch, ModelNotFound, ModelUnsupported
 from tcaq_core.model_folder import HubModel, inspect_model_folder
 
 PIPELINES = {"DDPMPipeline": DDPMPipeline, "DDIMPipeline": DDIMPipeline}
+SCHEDULERS = {"DDPMScheduler": DDPMScheduler, "DDIMScheduler": DDIMScheduler}
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,21 @@ def load_pipeline(folder: Path, *, device: torch.device) -> Pipeline:
 def assemble(
     folder: Path, unet: UNet2DModel, *, pipeline: str, device: torch.device
 ) -> Pipeline:
-    """Return the pipeline of a folder around a denoiser that is already there."""
-    unet = unet.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
-    inner = PIPELINES[pipeline].from_pretrained(
-        folder, unet=unet, local_files_only=True, low_cpu_mem_usage=False
-    )
+    """Return the pipeline of a folder around a denoiser that is already there.
+
+    Raises:
+        ModelUnsupported: a scheduler other than `SCHEDULERS`.
+    """
+    config = DDPMScheduler.load_config(folder / "scheduler", local_files_only=True)
+    name = str(config.get("_class_name"))
+    if name not in SCHEDULERS:
+        raise ModelUnsupported(
+            f"The scheduler of {folder.name} is a {name}.",
+            hint=f"Supported: {', '.join(SCHEDULERS)}.",
+        )
+    unet = unet.to(device).eval().requires_grad_(False)
+    scheduler = SCHEDULERS[name].from_config(config)
+    inner = PIPELINES[pipeline](unet=unet, scheduler=scheduler)
     inner.set_progress_bar_config(disable=True)
     return Pipeline(inner=inner, folder=folder)
 

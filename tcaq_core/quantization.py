@@ -55,7 +55,7 @@ def quantize(
     for config in recipe.method.passes:
         progress(config.kind, 0, 1)
         report[config.kind] = run.apply(config, _stage(progress, config.kind))
-        progress(config.kind, 1, 1)
+        progress(config.kind, 1, 1)  # done, whatever the pass counted
     return QuantizationResult(denoiser, report)
 
 

@@ -118,7 +118,7 @@ def _optimise(
             optimizer.step()
         if not bool(torch.isfinite(loss)):
             raise ReconstructionDiverged(
-                f"The reconstruction loss of block {name} is {float(loss)}.",
+                f"The reconstruction loss of block {name} is {float(loss.detach())}.",
                 hint="Lower par.learning_rate, or raise the block's bits.",
             )
     finally:

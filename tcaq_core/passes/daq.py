@@ -96,7 +96,7 @@ def gather(
         for g in group.unique().tolist():
             evidence = found[name].setdefault(g, Evidence())
             at = group == g
-            _look(evidence, attention[at], v[at], bits=bits, generator=generator)
+            look(evidence, attention[at], v[at], bits=bits, generator=generator)
 
     watched: dict[str, nn.Module] = dict(mixes)
     with denoiser.full_precision(), watching_all(watched, see):
@@ -105,7 +105,7 @@ def gather(
     return found
 
 
-def _look(
+def look(
     evidence: Evidence,
     attention: Tensor,
     v: Tensor,

@@ -1,0 +1,159 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tcaq_core import checkpoint
+from tcaq_core.diffusion import load_pipeline, sample
+from tcaq_core.environment import describe_environment
+from tcaq_core.errors import CheckpointShapeMismatch, ModelUnsupported
+from tcaq_core.manifest import Manifest
+from tcaq_core.quantization import quantize
+from tcaq_core.recipe import DAQ, PAR, TCR, FitRanges, Method, resolve
+from tests.tcaq_core.conftest import SPEC
+
+CPU = torch.device("cpu")
+EVERYTHING = Method(
+    passes=(
+        TCR(),
+        FitRanges(),
+        DAQ(num_groups=3),
+        PAR(rounds=1, iterations=3, round_iterations=2),
+    ),
+    skip=("conv_in", "conv_out"),
+)
+
+
+def write(
+    tiny_folder: Path, folder: Path, *, weight_bits: int = 4, activation_bits: int = 8
+) -> tuple[Manifest, str, torch.Tensor]:
+    recipe = resolve(
+        EVERYTHING,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,  # type: ignore[arg-type]
+        calibration=SPEC,
+    )
+    pipeline = load_pipeline(tiny_folder, device=CPU)
+    result = quantize(pipeline, recipe, progress=lambda *_: None)
+    manifest = checkpoint.save(
+        folder,
+        pipeline,
+        result.denoiser,
+        recipe,
+        model={"reference": "tiny"},
+        environment=dict(describe_environment(CPU)),
+    )
+    images = sample(pipeline, seeds=[5, 6], num_steps=7)
+    return manifest, checkpoint.probe(pipeline), images
+
+
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), [(2, 4), (4, 8), (8, 16)])
+def test_a_reloaded_checkpoint_samples_bit_equal_images(
+    tiny_folder: Path, tmp_path: Path, weight_bits: int, activation_bits: int
+) -> None:
+    _, digest, images = write(
+        tiny_folder,
+        tmp_path / "c",
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+    )
+    loaded = checkpoint.load(tmp_path / "c", device=CPU)
+    assert checkpoint.probe(loaded.pipeline) == digest
+    assert torch.equal(sample(loaded.pipeline, seeds=[5, 6], num_steps=7), images)
+
+
+def test_a_fresh_process_reloads_it_bit_equal(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    _, digest, _ = write(tiny_folder, tmp_path / "c")
+    answer = subprocess.run(
+        [sys.executable, "-m", "tcaq_core.reload", str(tmp_path / "c")],
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(answer.stdout)["probe_sha256"] == digest
+
+
+def test_the_same_job_gives_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
+    first, *_ = write(tiny_folder, tmp_path / "a")
+    second, *_ = write(tiny_folder, tmp_path / "b")
+    assert first.files == second.files
+
+
+def test_another_seed_gives_other_outputs(tiny_folder: Path, tmp_path: Path) -> None:
+    _, digest, _ = write(tiny_folder, tmp_path / "c")
+    assert checkpoint.probe(load_pipeline(tiny_folder, device=CPU)) != digest
+
+
+def test_a_4_bit_weight_takes_half_a_byte(tiny_folder: Path, tmp_path: Path) -> None:
+    manifest, *_ = write(tiny_folder, tmp_path / "c")
+    header = checkpoint.tensor_sizes(tmp_path / "c")
+    for name, entry in manifest.layers.items():
+        codes = torch.Size(entry.shape).numel()
+        assert header[f"{name}.weight_codes"] == -(-codes // 2)
+
+
+@pytest.mark.parametrize("victim", [checkpoint.WEIGHTS, "unet/config.json"])
+def test_an_altered_file_is_refused(
+    tiny_folder: Path, tmp_path: Path, victim: str
+) -> None:
+    write(tiny_folder, tmp_path / "c")
+    path = tmp_path / "c" / victim
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointShapeMismatch, match=victim):
+        checkpoint.load(tmp_path / "c", device=CPU)
+
+
+def test_a_missing_file_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    write(tiny_folder, tmp_path / "c")
+    (tmp_path / "c" / checkpoint.WEIGHTS).unlink()
+    with pytest.raises(CheckpointShapeMismatch):
+        checkpoint.load(tmp_path / "c", device=CPU)
+
+
+def test_a_manifest_that_points_outside_is_refused(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    write(tiny_folder, tmp_path / "c")
+    shutil.copy(tmp_path / "c" / "model_index.json", tmp_path / "outside.json")
+    path = tmp_path / "c" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["../outside.json"] = manifest["files"]["model_index.json"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointShapeMismatch, match="outside"):
+        checkpoint.load(tmp_path / "c", device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"schema_version": 2}, "schema version 2"), ({"surprise": 1}, "no readable")],
+)
+def test_an_unknown_manifest_is_refused(
+    tiny_folder: Path, tmp_path: Path, change: dict[str, int], message: str
+) -> None:
+    write(tiny_folder, tmp_path / "c")
+    path = tmp_path / "c" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelUnsupported, match=message):
+        checkpoint.load(tmp_path / "c", device=CPU)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tiny_folder: Path) -> None:
+    with pytest.raises(ModelUnsupported, match="manifest"):
+        checkpoint.load(tiny_folder, device=CPU)
+
+
+def test_reload_answers_with_the_error_s_code(tiny_folder: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "tcaq_core.reload", str(tiny_folder)],
+        capture_output=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert json.loads(answer.stdout)["error"] == "model_unsupported"
