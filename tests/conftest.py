@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -78,16 +78,23 @@ def redis_url() -> Iterator[str]:
             process.terminate()
 
 
-@pytest.fixture
-def postgres_database(postgres_url: str) -> Iterator[str]:
-    """Return the URL of an empty database of this test's own."""
+@contextmanager
+def new_database(server_url: str) -> Iterator[str]:
+    """Create an empty database on a server, give its URL, drop it at the end."""
     name = f"test_{uuid.uuid4().hex}"
-    with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
+    with closing(psycopg.connect(server_url, autocommit=True)) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        yield postgres_url.rpartition("/")[0] + f"/{name}"
+        yield server_url.rpartition("/")[0] + f"/{name}"
         connection.execute(
             sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
         )
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """Return the URL of an empty database of this test's own."""
+    with new_database(postgres_url) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,6 +1,5 @@
 """The heartbeat: a thread that keeps the lease and carries progress to the row."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -31,7 +30,6 @@ class StopReason(StrEnum):
 
     CANCEL_REQUESTED = "cancel requested"
     LEASE_LOST = "lease lost"
-    PARENT_LOST = "parent lost"
 
 
 class Heart:
@@ -41,15 +39,13 @@ class Heart:
         self,
         sessions: sessionmaker[Session],
         lease: Lease,
-        stages: Sequence[Stage],
         *,
         heartbeat_seconds: float,
     ) -> None:
         self._sessions = sessions
         self._lease = lease
-        self._stages = stages
+        self._stages: Sequence[Stage] = ()
         self._heartbeat_seconds = heartbeat_seconds
-        self._parent = os.getppid()
         self._lock = threading.Lock()
         # One entry per stage begun and not yet written, the last one kept current:
         # a stage shorter than the interval between two writes is not lost.
@@ -64,6 +60,10 @@ class Heart:
     def stop_reason(self) -> StopReason | None:
         """Why the work must stop; None: go on."""
         return self._stop
+
+    def expect(self, stages: Sequence[Stage]) -> None:
+        """Say which stages the work will go through; call it before `progress`."""
+        self._stages = stages
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Take note of where the work stands; it is written within a second or so.
@@ -110,9 +110,7 @@ class Heart:
         beaten = monotonic()
         pause = min(PROGRESS_SECONDS, self._heartbeat_seconds)
         while self._stop is None and not self._ended.wait(pause):
-            if os.getppid() != self._parent:
-                self._stop = StopReason.PARENT_LOST
-            elif self._pending or monotonic() - beaten >= self._heartbeat_seconds:
+            if self._pending or monotonic() - beaten >= self._heartbeat_seconds:
                 beaten = monotonic()
                 self._beat()
 

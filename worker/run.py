@@ -51,12 +51,12 @@ def run_job(job_id: UUID, context: Context) -> None:
     heart = Heart(
         context.sessions,
         lease_of(job),
-        _stages_of(job),
         heartbeat_seconds=context.settings.heartbeat_seconds,
     )
     try:
         with heart:
             outcome = _work(job, context, heart, log)
+            _return_memory(context.device)
     except SystemExit:
         _settle(job, context, heart, Stopped(gives_back=True), log)
         raise
@@ -64,6 +64,12 @@ def run_job(job_id: UUID, context: Context) -> None:
         log.warning("the job is no longer ours")
         return
     _settle(job, context, heart, outcome, log)
+
+
+def _return_memory(device: torch.device) -> None:
+    # torch keeps what a job used on the GPU; the other worker may need it.
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _stages_of(job: Job) -> Sequence[Stage]:
@@ -86,10 +92,9 @@ def _work(
 ) -> Outcome:
     work = quantize if job.kind == JobKind.QUANTIZE else sample
     try:
+        heart.expect(_stages_of(job))
         return work(job, context, heart.progress)
-    except Interrupted:
-        return Stopped(gives_back=heart.stop_reason == StopReason.PARENT_LOST)
-    except LeaseLost:
+    except (Interrupted, LeaseLost):
         return Stopped(gives_back=False)
     except (TCAQError, JobError) as error:
         log.warning("failed", code=error.code, detail=error.detail)

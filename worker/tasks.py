@@ -1,6 +1,5 @@
 """The Celery tasks: what a doorbell starts."""
 
-from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -36,30 +35,29 @@ def register(app: Celery, settings: Settings) -> None:
 
         run_job(UUID(job_id), context())
 
-    for kind in JobKind:
-        app.task(name=task_name(kind))(work)
-    app.task(name=REAP_TASK)(make_reap(app, settings))
-
-
-def make_reap(app: Celery, settings: Settings) -> Callable[[], None]:
-    """Return the task that finds lost jobs and rings for those that wait."""
-
     @cache
     def sessions() -> sessionmaker[Session]:
         return make_sessions(settings)
 
-    def reap() -> None:
-        with sessions().begin() as session:
-            now = utc_now()
-            report = repository.reap(session, now=now, settings=settings)
-            for job in report.to_ring:
-                ring(session, job, app)
-        if report.requeued or report.failed or report.cancelled:
-            _logger.warning(
-                "workers were lost",
-                requeued=[str(job.id) for job in report.requeued],
-                failed=[str(job.id) for job in report.failed],
-                cancelled=[str(job.id) for job in report.cancelled],
-            )
+    def sweep() -> None:
+        reap(sessions(), app, settings)
 
-    return reap
+    # Celery would otherwise add them to every application of this process.
+    for kind in JobKind:
+        app.task(name=task_name(kind), shared=False)(work)
+    app.task(name=REAP_TASK, shared=False)(sweep)
+
+
+def reap(sessions: sessionmaker[Session], app: Celery, settings: Settings) -> None:
+    """Find the jobs that a worker or a message was lost of, and ring for them."""
+    with sessions.begin() as session:
+        report = repository.reap(session, now=utc_now(), settings=settings)
+        for job in report.to_ring:
+            ring(session, job, app)
+    if report.requeued or report.failed or report.cancelled:
+        _logger.warning(
+            "workers were lost",
+            requeued=[str(job.id) for job in report.requeued],
+            failed=[str(job.id) for job in report.failed],
+            cancelled=[str(job.id) for job in report.cancelled],
+        )

@@ -1,0 +1,140 @@
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import torch
+
+from jobs import repository
+from jobs.models import Job
+from jobs.status import JobStatus
+from tcaq_core import checkpoint
+from tcaq_core.errors import ExportFailed, Interrupted
+from tests.factories import make_job, make_recipe
+from tests.worker.conftest import Finished
+from worker.archive import unpack
+from worker.clock import utc_now
+from worker.context import Context
+from worker.quantize import _check_reload, _environment_without_secrets
+from worker.run import run_job
+
+
+def _submit(context: Context, *, weight_bits: int = 4) -> UUID:
+    with context.sessions.begin() as session:
+        recipe = make_recipe(weight_bits=weight_bits)
+        return make_job(session, recipe=recipe, now=utc_now()).id
+
+
+def _run(context: Context, *, weight_bits: int = 4) -> Job:
+    job_id = _submit(context, weight_bits=weight_bits)
+    run_job(job_id, context)
+    with context.sessions() as session:
+        job = repository.get(session, job_id)
+    assert job.status == JobStatus.SUCCEEDED, job.error
+    return job
+
+
+def _unpacked(context: Context, job: Job, folder: Path) -> Path:
+    assert job.result is not None
+    with context.store.open(job.result["checkpoint"]["sha256"]) as stored:
+        unpack(stored, folder)
+    return folder
+
+
+def test_the_result_says_what_was_made_and_what_was_checked(
+    finished: Finished,
+) -> None:
+    context, job = finished.context, finished.job
+    result = job.result
+    assert result is not None
+    made = result["checkpoint"]
+    path = context.store.path(made["sha256"])
+    assert path is not None
+    assert made["size_bytes"] == path.stat().st_size
+    assert result["compression_ratio"] == pytest.approx(
+        result["float32_bytes"] / made["denoiser_bytes"]
+    )
+    assert result["simulated_ops"] is True
+    assert result["verified"]["bit_equal"] is True
+    assert result["verified"]["max_abs_diff"] == 0.0
+    assert "fit_ranges" in result["report"]
+    assert job.model_info is not None
+    assert job.model_info["reference"] == "tiny"
+    assert job.environment is not None
+    assert job.environment["torch"] == torch.__version__
+
+
+def test_the_stored_checkpoint_gives_the_outputs_that_were_verified(
+    finished: Finished, folder: Path
+) -> None:
+    job = finished.job
+    loaded = checkpoint.load(folder, device=torch.device("cpu"))
+    assert job.result is not None
+    found = checkpoint.probe(loaded.pipeline)
+    assert found == job.result["verified"]["probe_sha256"]
+    assert loaded.manifest.model == job.model_info
+
+
+def test_the_same_job_twice_gives_the_same_bytes(finished: Finished) -> None:
+    assert _run(finished.context).result == finished.job.result
+
+
+def test_other_bits_give_other_bytes(finished: Finished) -> None:
+    four = finished.job.result
+    eight = _run(finished.context, weight_bits=8).result
+    assert four is not None
+    assert eight is not None
+    assert four["checkpoint"]["sha256"] != eight["checkpoint"]["sha256"]
+    assert four["checkpoint"]["denoiser_bytes"] < eight["checkpoint"]["denoiser_bytes"]
+
+
+def test_nothing_is_left_in_the_scratch_folder(finished: Finished) -> None:
+    assert list(finished.context.scratch.iterdir()) == []
+
+
+def _ignore(_stage: str, _done: int, _total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def context(finished: Finished) -> Context:
+    return finished.context
+
+
+@pytest.fixture
+def folder(finished: Finished, tmp_path: Path) -> Path:
+    return _unpacked(finished.context, finished.job, tmp_path / "checkpoint")
+
+
+def test_a_checkpoint_that_gives_other_outputs_is_not_delivered(
+    context: Context, folder: Path
+) -> None:
+    with pytest.raises(ExportFailed, match="does not give the outputs"):
+        _check_reload(folder, "0" * 64, context, _ignore)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_delivered(
+    context: Context, folder: Path
+) -> None:
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(ExportFailed, match="could not read"):
+        _check_reload(folder, "0" * 64, context, _ignore)
+
+
+def test_the_check_is_interrupted_when_the_job_must_stop(
+    context: Context, folder: Path
+) -> None:
+    def interrupt(_stage: str, _done: int, _total: int) -> None:
+        raise Interrupted("stop", hint="none")
+
+    with pytest.raises(Interrupted):
+        _check_reload(folder, "0" * 64, context, interrupt)
+
+
+def test_the_checking_process_gets_no_passwords(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TCAQ_DATABASE_URL", "postgresql://me:hunter2@db/tcaq")
+    monkeypatch.setenv("PATH", "/usr/bin")
+    environment = _environment_without_secrets()
+    assert environment["PATH"] == "/usr/bin"
+    assert "hunter2" not in str(environment)
