@@ -73,7 +73,8 @@ class _PlainLines:
 def stage_text(job: Job) -> str:
     """Return where the job is, as ``daq 4/7, 17/38 blocks``."""
     progress = job.progress
-    if job.is_terminal or progress.stage is None:
+    # One that was given back still names the stage where it was.
+    if job.status not in {"running", "cancelling"} or progress.stage is None:
         return job.status
     text = progress.stage
     if progress.stage_index is not None and progress.stage_count is not None:

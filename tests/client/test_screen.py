@@ -50,6 +50,11 @@ def test_a_job_that_is_being_cancelled_says_so_with_its_stage() -> None:
     assert screen.stage_text(cancelling) == "cancelling: daq 4/7, 17/38 block"
 
 
+def test_a_job_that_was_given_back_is_queued_and_nothing_else() -> None:
+    queued = Job.from_json({**running("daq", 41.8), "status": "queued"})
+    assert screen.stage_text(queued) == "queued"
+
+
 def test_a_stage_without_units_is_shown_without_them() -> None:
     document = job("running", stage={"name": "save", "index": 5, "count": 7})
     assert screen.stage_text(Job.from_json(document)) == "save 6/7"
