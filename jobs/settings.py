@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     models_directory: Path = Path(__file__).resolve().parents[1] / "models"
     """The only folder whose models can be named without an owner."""
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     max_body_bytes: Positive = 2**20
     lease_seconds: PositiveSeconds = 60
     """A running job whose heartbeat is older than this has lost its worker."""
