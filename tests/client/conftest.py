@@ -30,3 +30,13 @@ def connect(pauses: list[float]) -> Iterator[Connect]:
             return stack.enter_context(client)
 
         yield make
+
+
+def in_turn(*answers: httpx2.Response) -> Handler:
+    """Return a service that gives these answers, whatever it is asked."""
+    queue = iter(answers)
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return next(queue)
+
+    return answer

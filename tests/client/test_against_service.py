@@ -161,19 +161,6 @@ def test_a_download_is_resumed_by_the_real_service(
     assert not part.exists()
 
 
-def test_a_complete_part_needs_no_byte_of_the_real_service(
-    service: Service, client: Client, tmp_path: Path
-) -> None:
-    job_id = submit(client)
-    sha256 = finish(service, job_id)
-    (tmp_path / f".checkpoint.{sha256}.part").write_bytes(tar(FILES))
-    arrived: list[int] = []
-    client.download(
-        job_id, tmp_path / "checkpoint", on_bytes=lambda n, _: arrived.append(n)
-    )
-    assert arrived == []
-
-
 def test_a_sample_and_its_grid_are_fetched(service: Service, client: Client) -> None:
     job_id = submit(client)
     finish(service, job_id)
