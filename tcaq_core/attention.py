@@ -103,18 +103,19 @@ class QuantAttention(nn.Module):
         logits = torch.matmul(q, k.transpose(-1, -2)) * attn.scale
         mixed: Tensor = self.mix(torch.softmax(logits, dim=-1), v)
         mixed = mixed.transpose(1, 2).reshape(batch, height * width, -1)
-        out = attn.to_out[1](attn.to_out[0](mixed))  # projection, dropout
+        out: Tensor = attn.to_out[1](attn.to_out[0](mixed))  # projection, dropout
         out = out.transpose(-1, -2).reshape(batch, -1, height, width)
         if attn.residual_connection:
             out = out + hidden_states
-        return out / attn.rescale_output_factor
+        return out / float(attn.rescale_output_factor)
 
     def _operand(
         self, name: str, x: Float[Tensor, "N L C"], *, heads: int
     ) -> Float[Tensor, "N heads L d"]:
         if name in self.operands:
             x = self.operands[name](x)
-        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        by_head: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return by_head
 
 
 def check_supported(name: str, attn: Any) -> None:  # noqa: ANN401

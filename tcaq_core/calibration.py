@@ -124,7 +124,7 @@ class BlockIO:
     t: Int[Tensor, "M"]
 
 
-class _Reached(Exception):  # noqa: N818  (a signal, not an error)
+class _Reached(Exception):
     """Raised to leave a forward once the block of interest was reached."""
 
 

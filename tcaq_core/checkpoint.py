@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDIMPipeline, UNet2DModel
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -65,7 +65,9 @@ def save(
         recipe_digest=recipe.digest(),
         model=model,
         environment=environment,
-        pipeline=type(pipeline.inner).__name__,
+        pipeline="DDIMPipeline"
+        if isinstance(pipeline.inner, DDIMPipeline)
+        else "DDPMPipeline",
         layers=_layer_entries(denoiser),
         attentions=_attention_entries(denoiser),
         files={name: _sha256(folder / name) for name in (*COPIED, WEIGHTS)},
@@ -178,7 +180,8 @@ def _attention_entries(denoiser: QuantizedDenoiser) -> dict[str, AttentionEntry]
 
 def _num_parameters(denoiser: QuantizedDenoiser) -> int:
     layers = sum(layer.codes().numel() for _, layer in denoiser.quant_layers())
-    return layers + sum(p.numel() for p in denoiser.unet.parameters())
+    others = sum(int(p.numel()) for p in denoiser.unet.parameters())
+    return layers + others
 
 
 def _is_inside(folder: Path, name: str) -> bool:

@@ -126,7 +126,7 @@ def straight_through(
     x: Float[Tensor, "*S"], x_hat: Float[Tensor, "*S"]
 ) -> Float[Tensor, "*S"]:
     """Return x_hat to the last bit, with the gradient of x."""
-    result: Tensor = _StraightThrough.apply(x, x_hat)
+    result: Tensor = _StraightThrough.apply(x, x_hat)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -170,9 +170,7 @@ def inverse_rectified_sigmoid(h: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     return -torch.log((ZETA - GAMMA) / (h - GAMMA) - 1)
 
 
-def rounding_regularizer(
-    h: Float[Tensor, "*S"], *, beta: float
-) -> Float[Tensor, ""]:
+def rounding_regularizer(h: Float[Tensor, "*S"], *, beta: float) -> Float[Tensor, ""]:
     """Return sum(1 - |2h - 1|^beta): zero once every rounding is decided."""
     return (1 - (2 * h - 1).abs().pow(beta)).sum()
 

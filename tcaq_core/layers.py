@@ -39,15 +39,15 @@ class QuantLayer(nn.Module, ABC):
     weight_scale: Float[Tensor, "D"]
     weight_zero_point: Float[Tensor, "D"]
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, bits: LayerBits
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, bits: LayerBits) -> None:
         super().__init__()
         self.bits = bits
         self.register_buffer("weight", weight.detach().clone())
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-        if self.bias is not None:
-            self.bias.requires_grad_(requires_grad=False)
+        self.bias = (
+            None
+            if bias is None
+            else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        )
         self.register_buffer("input_rescale", torch.ones(weight.shape[1]))
         self.register_buffer("weight_codes", None)
         self.register_buffer("weight_hat", None)
@@ -92,9 +92,7 @@ class QuantLayer(nn.Module, ABC):
         self.input_rescale = self.input_rescale * factor
         self.is_rescaled = True
 
-    def fit_weight(
-        self, low: Float[Tensor, "D"], high: Float[Tensor, "D"]
-    ) -> None:
+    def fit_weight(self, low: Float[Tensor, "D"], high: Float[Tensor, "D"]) -> None:
         """Set each output channel's grid and round the weight to nearest on it."""
         params = weight_params(low, high, num_bits=self.bits.weight_bits)
         self.weight_scale, self.weight_zero_point = params.scale, params.zero_point

@@ -67,12 +67,13 @@ class _Run:
     generator: torch.Generator
 
     def apply(self, config: Pass, progress: Callable[[int, int], None]) -> object:
+        """Run one pass; return what it has to report, if anything."""
         denoiser, data, generator = self.denoiser, self.data, self.generator
         match config:
             case TCR():
-                return tcr.apply(denoiser, data, config)
+                tcr.apply(denoiser, data, config)
             case FitRanges():
-                return fit_ranges.apply(denoiser, data, config, generator=generator)
+                fit_ranges.apply(denoiser, data, config, generator=generator)
             case DAQ():
                 return daq.apply(denoiser, data, config, generator=generator)
             case PAR():
@@ -86,6 +87,7 @@ class _Run:
                 )
             case _:
                 assert_never(config)
+        return None
 
 
 def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:

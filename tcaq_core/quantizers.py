@@ -184,9 +184,7 @@ def softmax_grid(
             zero = torch.zeros_like(scale)
             return fake_quantize_tensor(a, scale, zero, num_bits=num_bits)
         case "log2":
-            return straight_through(
-                a, fake_quantize_log2(a, scale, num_bits=num_bits)
-            )
+            return straight_through(a, fake_quantize_log2(a, scale, num_bits=num_bits))
 
 
 def grid_scale(peak: Tensor, grid: Grid, *, num_bits: int) -> Tensor:

@@ -4,6 +4,8 @@ BRECQ (2102.05426) with AdaRound (2004.10568) as the optimised variable:
 min over V of E |z - z_hat(V)|^2 + lambda * sum(1 - |2 h(V) - 1|^beta).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +59,12 @@ def reconstruct_block(
     for key, v in (start or {}).items():
         roundings[key].reopen(v)
     _optimise(
-        name, block, io, config, iterations=iterations, cursor=cursor,
+        name,
+        block,
+        io,
+        config,
+        iterations=iterations,
+        cursor=cursor,
         generator=generator,
     )
     learned = {key: rounding.v.detach() for key, rounding in roundings.items()}
@@ -96,11 +103,10 @@ def _optimise(
 ) -> None:
     layers = quant_layers_in(block).values()
     roundings = [layer.rounding for layer in layers if layer.rounding is not None]
-    for layer in layers:
-        layer.quantizes_input = config.quantize_activations
     optimizer = torch.optim.Adam([r.v for r in roundings], lr=config.learning_rate)
     size = min(config.batch_size, len(io.t))
-    try:
+    loss = torch.zeros(())
+    with input_grids(block, active=config.quantize_activations):
         for step in range(iterations):
             at = torch.randperm(len(io.t), generator=generator)[:size]
             optimizer.zero_grad(set_to_none=True)
@@ -109,21 +115,36 @@ def _optimise(
                 loss = squared_error(out, io.target[at])
                 beta = annealed_beta(step, iterations, config)
                 if beta is not None:
-                    regularizer = sum(
-                        rounding_regularizer(r.soft_rounding(), beta=beta)
-                        for r in roundings
-                    )
-                    loss = loss + config.regularizer * regularizer
-            loss.backward()
+                    for rounding in roundings:
+                        penalty = rounding_regularizer(
+                            rounding.soft_rounding(), beta=beta
+                        )
+                        loss = loss + config.regularizer * penalty
+                loss.backward()
             optimizer.step()
-        if not bool(torch.isfinite(loss)):
-            raise ReconstructionDiverged(
-                f"The reconstruction loss of block {name} is {float(loss.detach())}.",
-                hint="Lower par.learning_rate, or raise the block's bits.",
-            )
+    if not bool(torch.isfinite(loss)):
+        raise ReconstructionDiverged(
+            f"The reconstruction loss of block {name} is {float(loss.detach())}.",
+            hint="Lower par.learning_rate, or raise the block's bits.",
+        )
+
+
+@contextmanager
+def input_grids(block: nn.Module, *, active: bool) -> Iterator[None]:
+    """Run a block with its layers' input grids on or off; restores their state."""
+    grids = [
+        layer.input_quantizer
+        for layer in quant_layers_in(block).values()
+        if layer.input_quantizer is not None
+    ]
+    before = [grid.is_active for grid in grids]
+    for grid in grids:
+        grid.is_active = grid.is_active and active
+    try:
+        yield
     finally:
-        for layer in layers:
-            layer.quantizes_input = True
+        for grid, state in zip(grids, before, strict=True):
+            grid.is_active = state
 
 
 def squared_error(

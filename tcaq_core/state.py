@@ -95,4 +95,3 @@ def narrowest(x: Tensor) -> Tensor:
         if torch.equal(narrow.to(x.dtype), x):
             return narrow
     return x
-

@@ -32,7 +32,7 @@ class TimestepCursor:
     """
 
     def __init__(self) -> None:
-        self._t: Int[Tensor, "N"] | None = None
+        self._t: Tensor | None = None
 
     @property
     def t(self) -> Int[Tensor, "N"]:

@@ -16,9 +16,7 @@ def psnr_db(
     return float((10 * torch.log10(4 / error)).mean())
 
 
-def relative_mse(
-    x_hat: Float[Tensor, "N *S"], x: Float[Tensor, "N *S"]
-) -> float:
+def relative_mse(x_hat: Float[Tensor, "N *S"], x: Float[Tensor, "N *S"]) -> float:
     """Return |x_hat - x|^2 / |x|^2 over the whole tensor."""
     error = (x_hat.double() - x.double()).square().sum()
     return float(error / x.double().square().sum())

@@ -113,6 +113,7 @@ def look(
     bits: int,
     generator: torch.Generator,
 ) -> None:
+    """Add what one map and its values (N, heads, L, L), (N, heads, L, d) show."""
     flat = attention.flatten()
     count = min(VALUES_PER_CALL, flat.numel())
     at = torch.randint(flat.numel(), (count,), generator=generator)

@@ -113,10 +113,10 @@ def fit_activations(
     for name, quantizer in uniform.items():
         low, high = choose_range(seen[name], config, num_bits=quantizer.num_bits)
         quantizer.fit(low, high)
-    for name, quantizer in softmax.items():
-        _, peak = choose_range(seen[name], config, num_bits=quantizer.num_bits)
+    for name, grid in softmax.items():
+        _, peak = choose_range(seen[name], config, num_bits=grid.num_bits)
         is_log2 = torch.zeros(1, dtype=torch.bool, device=peak.device)
-        quantizer.fit(peak.reshape(1), is_log2)
+        grid.fit(peak.reshape(1), is_log2)
 
 
 def observe(

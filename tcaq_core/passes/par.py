@@ -20,8 +20,8 @@ from tcaq_core.calibration import (
     full_precision_outputs,
 )
 from tcaq_core.denoiser import QuantizedDenoiser
-from tcaq_core.reconstruction import Rounding, reconstruct_block
 from tcaq_core.recipe import PAR
+from tcaq_core.reconstruction import Rounding, reconstruct_block
 
 Resample = Callable[[int], CalibrationSet]
 """Sample calibration data with the quantized model, for a round 1, 2, ..."""

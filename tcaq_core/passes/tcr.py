@@ -50,9 +50,7 @@ def channel_ranges(
 
     def see(name: str, x: Tensor) -> None:
         peak = x.abs().amax(dim=(2, 3))  # (N, C)
-        for g, sample in zip(
-            groups.of(denoiser.cursor.t).tolist(), peak, strict=True
-        ):
+        for g, sample in zip(groups.of(denoiser.cursor.t).tolist(), peak, strict=True):
             known = peaks[name].get(g)
             peaks[name][g] = sample if known is None else torch.maximum(known, sample)
 

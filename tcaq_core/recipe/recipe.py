@@ -91,5 +91,5 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         )
 
     def digest(self) -> str:
-        """Return ``sha256:<hex>`` of the canonical JSON: equal recipes, equal digest."""
+        """Return ``sha256:<hex>`` of the canonical JSON."""
         return f"sha256:{hashlib.sha256(self.model_dump_json().encode()).hexdigest()}"

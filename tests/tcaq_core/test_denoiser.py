@@ -7,7 +7,6 @@ from tcaq_core.attention import check_supported
 from tcaq_core.calibration import CalibrationSet
 from tcaq_core.denoiser import QuantizedDenoiser, quant_layers_in
 from tcaq_core.errors import ModelUnsupported
-from tcaq_core.layers import QuantLayer
 from tcaq_core.passes import fit_ranges
 from tcaq_core.recipe import FitRanges, Method, Override, Recipe, resolve
 from tests.tiny import tiny_unet
@@ -22,9 +21,7 @@ def test_every_convolution_linear_and_attention_is_swapped_unless_skipped(
         if isinstance(module, (nn.Conv2d, nn.Linear))
     ]
     assert sorted(left) == sorted(recipe.method.skip)
-    attentions = [
-        m for m in denoiser.unet.modules() if isinstance(m, Attention)
-    ]
+    attentions = [m for m in denoiser.unet.modules() if isinstance(m, Attention)]
     assert attentions
     assert len(attentions) == len(list(denoiser.attentions()))
 
@@ -48,9 +45,11 @@ def test_full_precision_restores_each_state_also_after_an_error(
     first = next(layer for _, layer in denoiser.quant_layers())
     first.is_active = False
     states = [layer.is_active for _, layer in denoiser.quant_layers()]
-    with pytest.raises(KeyError), denoiser.full_precision():
+    with denoiser.full_precision():
         assert not any(layer.is_active for _, layer in denoiser.quant_layers())
-        raise KeyError
+    assert [layer.is_active for _, layer in denoiser.quant_layers()] == states
+    with pytest.raises(RuntimeError), denoiser.full_precision():
+        denoiser(data.x_t[:, :1], data.t)  # one channel where three are needed
     assert [layer.is_active for _, layer in denoiser.quant_layers()] == states
 
 
@@ -102,7 +101,7 @@ def test_grouped_convolutions_are_refused_by_name(recipe: Recipe) -> None:
 
 def test_cross_attention_is_refused_by_name() -> None:
     cross = Attention(query_dim=8, cross_attention_dim=4, heads=1, dim_head=8)
-    with pytest.raises(ModelUnsupported, match="up.*cross-attention"):
+    with pytest.raises(ModelUnsupported, match=r"up.*cross-attention"):
         check_supported("up", cross)
 
 
@@ -112,5 +111,3 @@ def test_a_quantized_layer_never_runs_on_another_batch_s_timestep(
     denoiser(data.x_t[:1], data.t[:1])
     with pytest.raises(RuntimeError, match="outside"):
         _ = denoiser.cursor.t
-
-

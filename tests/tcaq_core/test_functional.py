@@ -65,9 +65,7 @@ def test_the_fused_kernel_agrees_with_the_definition_to_the_last_bit(
 ) -> None:
     x = draw(seed, 4096) * 3
     params = grid_of(x * 0.7, num_bits)
-    fused = fake_quantize_tensor(
-        x, params.scale, params.zero_point, num_bits=num_bits
-    )
+    fused = fake_quantize_tensor(x, params.scale, params.zero_point, num_bits=num_bits)
     assert torch.equal(fused, fake_quantize(x, params, num_bits=num_bits))
 
 
@@ -85,9 +83,7 @@ def test_weight_codes_minus_their_zero_point_fit_in_int8(
 
 def test_the_gradient_passes_straight_through_inside_the_range_only() -> None:
     x = torch.tensor([-9.0, 0.2, 0.7, 9.0], requires_grad=True)
-    out = fake_quantize_tensor(
-        x, torch.tensor(0.1), torch.tensor(0.0), num_bits=4
-    )
+    out = fake_quantize_tensor(x, torch.tensor(0.1), torch.tensor(0.0), num_bits=4)
     out.sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]

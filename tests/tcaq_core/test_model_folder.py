@@ -40,9 +40,7 @@ def test_a_hub_model_is_pinned(tmp_path: Path) -> None:
     "reference",
     ["", ".", "..", "../tiny", "/etc", "a/b/c", "tiny/../tiny", "tiny\n", "a\x00b"],
 )
-def test_no_reference_reaches_outside_the_models(
-    folder: Path, reference: str
-) -> None:
+def test_no_reference_reaches_outside_the_models(folder: Path, reference: str) -> None:
     with pytest.raises(ModelNotFound):
         parse_reference(reference, folders=folder.parent)
 

@@ -4,6 +4,7 @@ import torch
 from tcaq_core.functional import affine_params, dequantize
 from tcaq_core.quantizers import (
     AdaRound,
+    Grid,
     NotCalibrated,
     SoftmaxQuantizer,
     UniformQuantizer,
@@ -57,11 +58,10 @@ def test_the_softmax_grid_follows_the_timestep_of_each_sample() -> None:
 
 
 @pytest.mark.parametrize("grid", ["uniform", "log2"])
-def test_a_softmax_grid_holds_its_peak(grid: str) -> None:
-    kind = "log2" if grid == "log2" else "uniform"
+def test_a_softmax_grid_holds_its_peak(grid: Grid) -> None:
     peak = torch.tensor(0.25)
-    scale = grid_scale(peak, kind, num_bits=4)
-    out = softmax_grid(peak, scale, kind, num_bits=4)
+    scale = grid_scale(peak, grid, num_bits=4)
+    out = softmax_grid(peak, scale, grid, num_bits=4)
     assert float(out) == pytest.approx(0.25)
 
 

@@ -6,13 +6,18 @@ from tcaq_core.calibration import BlockIO
 from tcaq_core.errors import ReconstructionDiverged
 from tcaq_core.layers import QuantLinear
 from tcaq_core.recipe import PAR, LayerBits
-from tcaq_core.reconstruction import annealed_beta, block_loss, reconstruct_block
+from tcaq_core.reconstruction import (
+    annealed_beta,
+    block_loss,
+    input_grids,
+    reconstruct_block,
+)
 from tcaq_core.timesteps import TimestepCursor
 
 CURSOR = TimestepCursor()
 
 
-def problem(generator: torch.Generator) -> tuple[nn.Module, BlockIO]:
+def problem(generator: torch.Generator) -> tuple[nn.Sequential, BlockIO]:
     linear = nn.Linear(16, 8)
     linear.weight.data = torch.randn(8, 16, generator=generator)
     # Correlated inputs: rounding to nearest is far from the best rounding.
@@ -90,3 +95,18 @@ def test_the_regularizer_warms_up_and_anneals_linearly() -> None:
     assert betas[2] == 20.0
     assert betas[6] == pytest.approx(11.0)
     assert betas == sorted(betas, key=lambda b: -(b or 99))
+
+
+def test_input_grids_are_switched_off_and_restored() -> None:
+    layer = QuantLinear(nn.Linear(4, 4), LayerBits(weight_bits=4, activation_bits=4))
+    assert layer.input_quantizer is not None
+    layer.input_quantizer.fit(torch.tensor(-1.0), torch.tensor(1.0))
+    block = nn.Sequential(layer)
+    states = []
+    for was_active in (True, False):
+        layer.input_quantizer.is_active = was_active
+        for active in (True, False):
+            with input_grids(block, active=active):
+                states.append(layer.input_quantizer.is_active)
+            assert layer.input_quantizer.is_active is was_active
+    assert states == [True, False, False, False]
