@@ -1,4 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Event
 
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
@@ -135,3 +137,25 @@ def test_artifacts_are_found_by_name_and_by_sha256(session: Session) -> None:
 def test_an_unknown_sha256_is_no_artifact(session: Session) -> None:
     with pytest.raises(ArtifactNotFound):
         repository.artifact(session, "b" * 64)
+
+
+def test_a_cancel_that_meets_a_claim_waits_for_it_and_stops_the_worker(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as session:
+        job = make_job(session)
+    begun = Event()
+
+    def cancel() -> JobStatus:
+        begun.set()
+        with sessions.begin() as session:
+            return repository.request_cancel(session, job.id, now=NOON).status
+
+    with ThreadPoolExecutor(1) as pool:
+        with sessions.begin() as session:
+            assert repository.claim(session, job.id, owner="w", now=NOON) is not None
+            outcome = pool.submit(cancel)
+            begun.wait()
+            # Long enough for it to read the row, were it not to wait for the claim.
+            Event().wait(0.3)
+        assert outcome.result() == JobStatus.CANCELLING
