@@ -62,11 +62,11 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
 def plan_sample(*, images: int, steps: int, compare: bool) -> tuple[Stage, ...]:
     """Return the stages of a sample: fetch, the baseline if compared, sample, store."""
     cost = float(images * steps)
-    baseline = (Stage("baseline", cost, "image"),) if compare else ()
+    baseline = (Stage("baseline", cost, "step"),) if compare else ()
     return (
         Stage("fetch", OVERHEAD, "model"),
         *baseline,
-        Stage("sample", cost, "image"),
+        Stage("sample", cost, "step"),
         Stage("store", OVERHEAD / 8, "image"),
     )
 
@@ -103,7 +103,7 @@ def progress_of(
 def _stage_of(item: TCR | FitRanges | DAQ | PAR, trajectories: float) -> Stage:
     match item:
         case TCR() | FitRanges() | DAQ():
-            return Stage(item.kind, trajectories, "layer")
+            return Stage(item.kind, trajectories, "batch")
         case PAR():
             iterations = item.iterations + item.rounds * item.round_iterations
             training = FORWARD_AND_BACKWARD * iterations * item.batch_size

@@ -1,6 +1,8 @@
 """Diffusers pipelines: load one, run its own sampler from given noise."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from diffusers import (
     UNet2DModel,
 )
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcaq_core.errors import CheckpointShapeMismatch, ModelNotFound, ModelUnsupported
 from tcaq_core.model_folder import HubModel, inspect_model_folder
@@ -132,15 +134,39 @@ def sample(
     """Return images in [-1, 1] from the pipeline's own sampler.
 
     The noise of image i, initial and per step, is drawn from seeds[i] alone, so
-    batching does not change it. `progress` receives (images done, images in all).
+    batching does not change it. `progress` receives (calls of the denoiser done, in
+    all) after each of them.
     """
-    images = []
-    for start in range(0, len(seeds), batch_size):
-        chunk = seeds[start : start + batch_size]
-        images.append(_sample_batch(pipeline, chunk, num_steps=num_steps, eta=eta))
-        if progress is not None:
-            progress(start + len(chunk), len(seeds))
-    return torch.cat(images)
+    starts = range(0, len(seeds), batch_size)
+    total = len(starts) * num_steps
+    with counting_calls(
+        pipeline.denoiser, lambda done: progress(done, total) if progress else None
+    ):
+        batches = [
+            _sample_batch(
+                pipeline,
+                seeds[start : start + batch_size],
+                num_steps=num_steps,
+                eta=eta,
+            )
+            for start in starts
+        ]
+    return torch.cat(batches)
+
+
+@contextmanager
+def counting_calls(module: nn.Module, tell: Callable[[int], object]) -> Iterator[None]:
+    """Call `tell(n)` after the n-th call of a module; what it raises comes out."""
+    calls = itertools.count(1)
+
+    def after(*_: object) -> None:
+        tell(next(calls))
+
+    handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _sample_batch(

@@ -1,6 +1,7 @@
 """The algorithm, readable in one screen: calibrate, then the recipe's passes."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -8,7 +9,7 @@ import torch
 
 from tcaq_core.calibration import CalibrationSet, record_trajectories
 from tcaq_core.denoiser import QuantizedDenoiser
-from tcaq_core.diffusion import Pipeline
+from tcaq_core.diffusion import Pipeline, counting_calls
 from tcaq_core.passes import daq, fit_ranges, par, tcr
 from tcaq_core.recipe import DAQ, PAR, TCR, FitRanges, Pass, Recipe
 
@@ -38,6 +39,7 @@ def quantize(
         ReconstructionDiverged: a block's reconstruction loss is NaN or infinite.
     """
     spec = recipe.calibration
+    progress("calibrate", 0, 1)
     data = record_trajectories(
         pipeline, spec, seed=spec.seed, progress=_stage(progress, "calibrate")
     )
@@ -45,17 +47,17 @@ def quantize(
         pipeline.denoiser, recipe, num_timesteps=pipeline.num_timesteps
     )
 
-    def resample(round_index: int) -> CalibrationSet:
+    def resample(round_index: int, tick: par.Tick) -> CalibrationSet:
         # Fresh noise: seeds of different rounds never overlap.
         first = spec.seed + round_index * spec.num_samples
-        return record_trajectories(pipeline, spec, seed=first)
+        return record_trajectories(pipeline, spec, seed=first, progress=tick)
 
     run = _Run(denoiser, data, resample, torch.Generator().manual_seed(spec.seed))
     report: dict[str, Any] = {}
     for config in recipe.method.passes:
         progress(config.kind, 0, 1)
         report[config.kind] = run.apply(config, _stage(progress, config.kind))
-        progress(config.kind, 1, 1)  # done, whatever the pass counted
+        progress(config.kind, 1, 1)
     return QuantizationResult(denoiser, report)
 
 
@@ -71,11 +73,14 @@ class _Run:
         denoiser, data, generator = self.denoiser, self.data, self.generator
         match config:
             case TCR():
-                tcr.apply(denoiser, data, config)
+                with self.counting_batches(progress):
+                    tcr.apply(denoiser, data, config)
             case FitRanges():
-                fit_ranges.apply(denoiser, data, config, generator=generator)
+                with self.counting_batches(progress):
+                    fit_ranges.apply(denoiser, data, config, generator=generator)
             case DAQ():
-                return daq.apply(denoiser, data, config, generator=generator)
+                with self.counting_batches(progress):
+                    return daq.apply(denoiser, data, config, generator=generator)
             case PAR():
                 return par.apply(
                     denoiser,
@@ -88,6 +93,15 @@ class _Run:
             case _:
                 assert_never(config)
         return None
+
+    def counting_batches(
+        self, progress: Callable[[int, int], None]
+    ) -> AbstractContextManager[None]:
+        """Report each calibration batch that goes through the denoiser."""
+        total = sum(1 for _ in self.data.batches())
+        return counting_calls(
+            self.denoiser.unet, lambda done: progress(min(done, total), total)
+        )
 
 
 def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:

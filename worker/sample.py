@@ -138,7 +138,7 @@ def _describe(job: Job, context: Context, target: Loaded) -> None:
 def _draw(
     pipeline: Pipeline, request: SampleRequest, stage: str, progress: Progress
 ) -> Drawn:
-    progress(stage, 0, request.n)
+    progress(stage, 0, 1)
     images = diffusion.sample(
         pipeline,
         seeds=request.all_seeds,

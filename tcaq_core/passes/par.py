@@ -23,8 +23,10 @@ from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.recipe import PAR
 from tcaq_core.reconstruction import Rounding, reconstruct_block
 
-Resample = Callable[[int], CalibrationSet]
-"""Sample calibration data with the quantized model, for a round 1, 2, ..."""
+Tick = Callable[[int, int], None]
+Resample = Callable[[int, Tick], CalibrationSet]
+"""Sample calibration data with the quantized model, for a round 1, 2, ...; the second
+argument is called after each of the denoiser's evaluations."""
 
 
 def apply(
@@ -34,14 +36,19 @@ def apply(
     *,
     resample: Resample,
     generator: torch.Generator,
-    progress: Callable[[int, int], None],
+    progress: Tick,
 ) -> list[dict[str, object]]:
     """Reconstruct every block in each round; return what each achieved."""
     roundings: dict[str, Rounding] = {}
     report: list[dict[str, object]] = []
     total = (1 + config.rounds) * len(denoiser.blocks())
+
+    def still_at(*_: int) -> None:
+        progress(len(report), total)
+
     for k in range(1 + config.rounds):
-        inputs = (data if k == 0 else resample(k)).thin(config.num_inputs)
+        visited = data if k == 0 else resample(k, still_at)
+        inputs = visited.thin(config.num_inputs)
         iterations = config.iterations if k == 0 else config.round_iterations
         targets = full_precision_outputs(denoiser, inputs)
         replay = BlockReplay(denoiser, inputs)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-class TCR(BaseModel, frozen=True, extra="forbid"):
+class TCR(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Timestep-channel joint reparameterization (TCAQ-DM, equations 3 to 5).
 
     Each convolution's input channel j is divided by r_j and its weight multiplied.
@@ -29,7 +29,7 @@ class TCR(BaseModel, frozen=True, extra="forbid"):
     """R_tru: r is clipped to [1/R_tru, R_tru]; the paper uses 3 at W4A8 only."""
 
 
-class FitRanges(BaseModel, frozen=True, extra="forbid"):
+class FitRanges(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Scale and zero point of every quantizer from weights and calibration data."""
 
     kind: Literal["fit_ranges"] = "fit_ranges"
@@ -40,7 +40,7 @@ class FitRanges(BaseModel, frozen=True, extra="forbid"):
     error; ``mse`` searches shrink factors of the min-max range."""
 
 
-class DAQ(BaseModel, frozen=True, extra="forbid"):
+class DAQ(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Dynamically adaptive quantizer of post-softmax maps (TCAQ-DM, section DAQ)."""
 
     kind: Literal["daq"] = "daq"
@@ -51,7 +51,7 @@ class DAQ(BaseModel, frozen=True, extra="forbid"):
     ``output_error`` keeps whichever disturbs the attention output less."""
 
 
-class PAR(BaseModel, frozen=True, extra="forbid"):
+class PAR(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Progressively aligned reconstruction (TCAQ-DM) over AdaRound blocks (BRECQ).
 
     One base reconstruction on full-precision trajectories, then ``rounds`` more on

@@ -14,7 +14,7 @@ ActivationBits = Literal[4, 5, 6, 7, 8, 16]
 """16 means that activations are not quantized."""
 
 
-class Override(BaseModel, frozen=True, extra="forbid"):
+class Override(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Other bit widths for the layers whose name matches a glob pattern."""
 
     match: Annotated[str, Field(min_length=1, max_length=200)]
@@ -23,7 +23,7 @@ class Override(BaseModel, frozen=True, extra="forbid"):
     activation_bits: ActivationBits | None = None
 
 
-class CalibrationSpec(BaseModel, frozen=True, extra="forbid"):
+class CalibrationSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How calibration trajectories are sampled with the pipeline's own sampler."""
 
     num_samples: Annotated[int, Field(ge=1, le=65_536)] = 16
@@ -37,7 +37,7 @@ class CalibrationSpec(BaseModel, frozen=True, extra="forbid"):
     job follows from it too."""
 
 
-class Method(BaseModel, frozen=True, extra="forbid"):
+class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """What is done, without the bit widths: the passes and the layers left alone."""
 
     passes: Annotated[tuple[Pass, ...], Field(min_length=1)]
@@ -60,14 +60,14 @@ class Method(BaseModel, frozen=True, extra="forbid"):
         return passes
 
 
-class LayerBits(BaseModel, frozen=True, extra="forbid"):
+class LayerBits(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Bit widths of one layer."""
 
     weight_bits: WeightBits
     activation_bits: ActivationBits
 
 
-class Recipe(BaseModel, frozen=True, extra="forbid"):
+class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Everything that decides a quantized checkpoint, given the model's weights."""
 
     weight_bits: WeightBits

@@ -54,7 +54,7 @@ def test_images_are_in_the_unit_range_and_progress_counts_them(
     )
     assert images.shape == (5, 3, 8, 8)
     assert float(images.abs().max()) <= 1.0
-    assert seen == [(2, 5), (4, 5), (5, 5)]
+    assert seen == [(done, 6) for done in range(1, 7)]  # 3 batches of 2 steps
 
 
 def test_to_uint8_maps_the_ends_exactly() -> None:

@@ -19,7 +19,7 @@ def run(
         denoiser,
         data,
         config,
-        resample=lambda _k: CalibrationSet(data.x_t.flip(0), data.t.flip(0)),
+        resample=lambda _k, _tick: CalibrationSet(data.x_t.flip(0), data.t.flip(0)),
         generator=generator,
         progress=lambda _done, _total: None,
     )
@@ -55,7 +55,8 @@ def test_each_round_samples_with_the_quantized_model(
 ) -> None:
     asked: list[int] = []
 
-    def resample(k: int) -> CalibrationSet:
+    def resample(k: int, tick: par.Tick) -> CalibrationSet:
+        tick(1, 1)
         asked.append(k)
         assert all(layer.is_active for _, layer in denoiser.quant_layers())
         return data
@@ -98,7 +99,7 @@ def test_progress_counts_blocks_over_all_rounds(
         denoiser,
         data,
         PAR(rounds=1, iterations=1, round_iterations=1),
-        resample=lambda _k: data,
+        resample=lambda _k, _tick: data,
         generator=generator,
         progress=lambda done, total: seen.append((done, total)),
     )

@@ -109,3 +109,10 @@ def test_the_digest_follows_every_field() -> None:
 def test_an_unknown_preset_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         resolve("nope", weight_bits=4, activation_bits=8)
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN"])
+def test_infinite_and_missing_numbers_are_refused(value: str) -> None:
+    body = f'{{"kind": "par", "learning_rate": {value}}}'
+    with pytest.raises(ValidationError, match="learning_rate"):
+        PAR.model_validate_json(body)
