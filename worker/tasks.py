@@ -14,6 +14,7 @@ from jobs.models import JobKind
 from jobs.queue import REAP_TASK, ring, task_name
 from jobs.settings import Settings
 from worker.clock import utc_now
+from worker.shutdown import leaves_in_order
 
 if TYPE_CHECKING:
     from worker.context import Context
@@ -33,7 +34,8 @@ def register(app: Celery, settings: Settings) -> None:
     def work(job_id: str) -> None:
         from worker.run import run_job  # noqa: PLC0415 - it imports torch
 
-        run_job(UUID(job_id), context())
+        with leaves_in_order():
+            run_job(UUID(job_id), context())
 
     @cache
     def sessions() -> sessionmaker[Session]:
