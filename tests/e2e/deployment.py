@@ -149,6 +149,14 @@ def worker_pid(job: Job) -> int:
     return int(job.lease_owner.rpartition(":")[2])
 
 
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Return once the condition holds; give up loudly after a long time."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited too long for {what}"
+        time.sleep(POLL_SECONDS)
+
+
 def is_alive(pid: int) -> bool:
     """Return whether a process runs; one that only waits to be reaped does not."""
     try:

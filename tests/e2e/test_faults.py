@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +10,14 @@ from jobs import repository
 from jobs.models import Job, JobKind
 from jobs.status import JobStatus, is_terminal
 from tcaq_core.recipe import Recipe
-from tests.e2e.deployment import Deployment, is_alive, kill_group, worker_pid
+from tests.e2e.deployment import (
+    WAIT_SECONDS,
+    Deployment,
+    is_alive,
+    kill_group,
+    wait_for,
+    worker_pid,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -54,8 +60,7 @@ def test_a_job_survives_kill_9_of_the_whole_worker(
             first = deployment.wait(job_id, _is_in_the_middle)
             kill(worker.pid, signal.SIGKILL)
             # The child dies with its parent: nobody works on without a supervisor.
-            while is_alive(worker_pid(first)):
-                time.sleep(0.05)
+            wait_for(lambda: not is_alive(worker_pid(first)), "the child's end")
         assert deployment.read(job_id).status == JobStatus.RUNNING
         with deployment.worker():
             job = deployment.wait_until_ended(job_id)
@@ -70,7 +75,7 @@ def test_a_cold_shutdown_gives_the_job_back_before_the_worker_ends(
         job_id = deployment.submit(JobKind.QUANTIZE, recipe=recipe)
         deployment.wait(job_id, _is_in_the_middle)
         worker.send_signal(signal.SIGQUIT)
-        worker.wait()
+        worker.wait(WAIT_SECONDS)
         job = deployment.read(job_id)
         assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
     # No beat: the doorbell was rung when the job was given back.
@@ -84,11 +89,16 @@ def test_a_job_that_kills_every_worker_ends_as_worker_lost(
     with deployment.worker(), deployment.beat():
         job_id = deployment.submit(JobKind.QUANTIZE, recipe=recipe, max_attempts=2)
         killed: list[int] = []
-        while not is_terminal((job := deployment.read(job_id)).status):
+
+        def kill_or_end() -> bool:
+            job = deployment.read(job_id)
             if job.status == JobStatus.RUNNING and worker_pid(job) not in killed:
                 killed.append(worker_pid(job))
                 os.kill(killed[-1], signal.SIGKILL)
-            time.sleep(0.05)
+            return is_terminal(job.status)
+
+        wait_for(kill_or_end, "the last attempt")
+        job = deployment.read(job_id)
     assert len(killed) == 2
     assert job.status == JobStatus.FAILED
     assert job.attempt == 2

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
@@ -15,7 +14,7 @@ import pytest
 
 from tcaq_client import Client
 from tests.conftest import free_port
-from tests.e2e.deployment import is_alive
+from tests.e2e.deployment import WAIT_SECONDS, is_alive, wait_for
 from tests.tiny import save_tiny_pipeline
 
 UP = "from jobs.up import up; import typer; typer.run(up)"
@@ -37,9 +36,12 @@ class Up:
         return f"http://127.0.0.1:{self.port}"
 
     def wait_until_ready(self) -> None:
-        while "Ready on" not in self.output.read_text():
-            assert self.process.poll() is None, self.output.read_text()
-            time.sleep(0.05)
+        def is_ready() -> bool:
+            text = self.output.read_text()
+            assert self.process.poll() is None, text
+            return "Ready on" in text
+
+        wait_for(is_ready, "tcaq up")
 
     def processes(self) -> list[int]:
         """Return every live process of it: all carry its folder in their variables."""
@@ -56,7 +58,7 @@ class Up:
 
     def stop(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
-        return self.process.wait()
+        return self.process.wait(WAIT_SECONDS)
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if k[:5] != "TCAQ_"}
@@ -103,8 +105,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 
 def _gone(up: Up) -> None:
-    while up.processes():
-        time.sleep(0.05)
+    wait_for(lambda: not up.processes(), "the last process to end")
 
 
 def test_it_serves_a_job_and_stops_with_nothing_left_behind(up: Up) -> None:
@@ -131,16 +132,21 @@ def test_a_worker_that_is_killed_is_started_again_with_a_message(up: Up) -> None
         == str(up.process.pid)
     ]
     os.kill(worker, signal.SIGKILL)
-    while "quantize ended with exit code -9" not in up.output.read_text():
-        time.sleep(0.05)
-    while len(set(up.processes()) - before) < 2:
-        time.sleep(0.05)
+    message = "quantize ended with exit code -9"
+    wait_for(lambda: message in up.output.read_text(), "the message")
+    wait_for(lambda: len(set(up.processes()) - before) >= 2, "the new worker")
     assert up.stop(signal.SIGTERM) == 0
     _gone(up)
 
 
-def test_even_kill_9_leaves_nothing_behind(up: Up) -> None:
-    up.stop(signal.SIGKILL)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_behind_by_a_stop_in_the_middle_of_a_job(
+    up: Up, number: signal.Signals
+) -> None:
+    with Client(up.url) as client:
+        job = client.submit("tiny", weight_bits=4, activation_bits=8, recipe="tcaq")
+        wait_for(lambda: client.job(job.id).status == "running", "the job to start")
+    up.stop(number)
     _gone(up)
 
 
@@ -149,7 +155,7 @@ def test_a_port_that_is_taken_is_said_at_once(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with _running(tmp_path, taken.getsockname()[1]) as up:
-            assert up.process.wait() == 1
+            assert up.process.wait(WAIT_SECONDS) == 1
             text = up.output.read_text()
             _gone(up)
     assert "service did not start" in text
