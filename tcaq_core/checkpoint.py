@@ -22,18 +22,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tcaq_core.denoiser import QuantizedDenoiser
-from tcaq_core.diffusion import Pipeline, assemble
+from tcaq_core.diffusion import CONFIG, INDEX, SCHEDULER, Pipeline, assemble
 from tcaq_core.errors import CheckpointShapeMismatch, ModelUnsupported
 from tcaq_core.manifest import SCHEMA_VERSION, AttentionEntry, LayerEntry, Manifest
 from tcaq_core.recipe import Recipe
 from tcaq_core.state import load_state, state_of
 
 WEIGHTS: Final = "unet/diffusion_pytorch_model.safetensors"
-COPIED: Final = (
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "unet/config.json",
-)
+COPIED: Final = (INDEX, SCHEDULER, CONFIG)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ def save(
     for name in COPIED:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((pipeline.folder / name).read_bytes())
+        target.write_bytes(pipeline.files[name].read_bytes())
     save_file(state_of(denoiser), folder / WEIGHTS, metadata={"format": "tcaq-packed"})
     manifest = Manifest(
         recipe=recipe,
@@ -87,6 +83,12 @@ def load(folder: Path, *, device: torch.device) -> Checkpoint:
         CheckpointShapeMismatch: a file or tensor is missing, damaged or altered.
     """
     manifest = read_manifest(folder)
+    if set(manifest.files) != {*COPIED, WEIGHTS}:
+        raise CheckpointShapeMismatch(
+            f"The manifest describes {sorted(manifest.files)}, not the files of a "
+            "checkpoint.",
+            hint="Download the checkpoint again.",
+        )
     for name, expected in manifest.files.items():
         if not _is_inside(folder, name) or _sha256(folder / name) != expected:
             raise CheckpointShapeMismatch(
@@ -94,7 +96,8 @@ def load(folder: Path, *, device: torch.device) -> Checkpoint:
                 hint="Download the checkpoint again.",
             )
     unet = UNet2DModel.from_config(UNet2DModel.load_config(folder / "unet"))
-    pipeline = assemble(folder, unet, pipeline=manifest.pipeline, device=device)
+    files = {name: folder / name for name in COPIED}
+    pipeline = assemble(files, unet, pipeline=manifest.pipeline, device=device)
     denoiser = QuantizedDenoiser(
         unet, manifest.recipe, num_timesteps=pipeline.num_timesteps
     )

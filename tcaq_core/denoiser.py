@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -40,8 +41,11 @@ class QuantizedDenoiser:
         self.unet = unet
         self.num_timesteps = num_timesteps
         self.cursor = TimestepCursor()
+        _check_patterns(unet, recipe)
         self._swap_layers(recipe)
         self._swap_attention(recipe)
+        # Grids are created on the CPU; they belong where the model is.
+        unet.to(unet.device)
         self._follow_timestep()
 
     def __call__(
@@ -147,6 +151,17 @@ class QuantizedDenoiser:
                 return forward(sample, timestep, *args, **kwargs)
 
         self.unet.forward = at_timestep
+
+
+def _check_patterns(unet: UNet2DModel, recipe: Recipe) -> None:
+    names = [name for name, _ in unet.named_modules()]
+    method = recipe.method
+    for pattern in (*method.skip, *(o.match for o in method.overrides)):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ModelUnsupported(
+                f"The pattern {pattern!r} matches no layer of this model.",
+                hint="Patterns are globs over module names, e.g. 'mid_block.*'.",
+            )
 
 
 def quant_layers_in(module: nn.Module) -> dict[str, QuantLayer]:

@@ -1,7 +1,8 @@
 """Diffusers pipelines: load one, run its own sampler from given noise."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from tcaq_core.errors import CheckpointShapeMismatch, ModelNotFound, ModelUnsupported
-from tcaq_core.model_folder import HubModel, inspect_model_folder
+from tcaq_core.model_folder import WEIGHTS_NAME, HubModel, inspect_model_folder
 
+INDEX = "model_index.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+CONFIG = "unet/config.json"
 PIPELINES = {"DDPMPipeline": DDPMPipeline, "DDIMPipeline": DDIMPipeline}
 SCHEDULERS = {"DDPMScheduler": DDPMScheduler, "DDIMScheduler": DDIMScheduler}
 
@@ -30,7 +34,8 @@ class Pipeline:
     """A diffusers pipeline with a UNet2DModel as denoiser, in float32."""
 
     inner: DDPMPipeline | DDIMPipeline
-    folder: Path
+    files: Mapping[str, Path]
+    """Where its three JSON files are, by the name that a checkpoint gives them."""
 
     @property
     def denoiser(self) -> UNet2DModel:
@@ -59,41 +64,58 @@ def load_pipeline(folder: Path, *, device: torch.device) -> Pipeline:
     """
     found = inspect_model_folder(folder)
     try:
-        unet = UNet2DModel.from_pretrained(
-            folder / "unet",
+        unet, info = UNet2DModel.from_pretrained(
+            found.weights.parent,
             use_safetensors=True,
             local_files_only=True,
             low_cpu_mem_usage=False,
             torch_dtype=torch.float32,
+            output_loading_info=True,
         )
     except (RuntimeError, ValueError) as error:
         raise CheckpointShapeMismatch(
             f"The weights of {folder.name} do not fit its config.",
             hint="unet/config.json and the weights come from different models.",
         ) from error
-    return assemble(folder, unet, pipeline=found.pipeline, device=device)
+    # Without this a lost tensor would be random numbers that nobody asked about.
+    for kind in ("missing_keys", "unexpected_keys"):
+        if names := info[kind]:
+            raise CheckpointShapeMismatch(
+                f"The weights of {folder.name} have {kind.replace('_', ' ')}: "
+                f"{', '.join(sorted(names)[:3])}.",
+                hint="unet/config.json and the weights come from different models.",
+            )
+    files = {
+        INDEX: folder / INDEX,
+        SCHEDULER: found.scheduler,
+        CONFIG: found.weights.parent / "config.json",
+    }
+    return assemble(files, unet, pipeline=found.pipeline, device=device)
 
 
 def assemble(
-    folder: Path, unet: UNet2DModel, *, pipeline: str, device: torch.device
+    files: Mapping[str, Path],
+    unet: UNet2DModel,
+    *,
+    pipeline: str,
+    device: torch.device,
 ) -> Pipeline:
     """Return the pipeline of a folder around a denoiser that is already there.
 
     Raises:
         ModelUnsupported: a scheduler other than `SCHEDULERS`.
     """
-    config = DDPMScheduler.load_config(folder / "scheduler", local_files_only=True)
+    config = json.loads(files[SCHEDULER].read_text(encoding="utf-8"))
     name = str(config.get("_class_name"))
     if name not in SCHEDULERS:
         raise ModelUnsupported(
-            f"The scheduler of {folder.name} is a {name}.",
-            hint=f"Supported: {', '.join(SCHEDULERS)}.",
+            f"The scheduler is a {name}.", hint=f"Supported: {', '.join(SCHEDULERS)}."
         )
     unet = unet.to(device).eval().requires_grad_(False)
     scheduler = SCHEDULERS[name].from_config(config)
     inner = PIPELINES[pipeline](unet=unet, scheduler=scheduler)
     inner.set_progress_bar_config(disable=True)
-    return Pipeline(inner=inner, folder=folder)
+    return Pipeline(inner=inner, files=files)
 
 
 def fetch_hub_model(model: HubModel, *, cache: Path) -> Path:
@@ -111,7 +133,16 @@ def fetch_hub_model(model: HubModel, *, cache: Path) -> Path:
                 model.repo,
                 revision=model.revision,
                 cache_dir=cache,
-                allow_patterns=["*.json", "*.safetensors"],
+                # Nothing else is needed: no variants, no other components.
+                allow_patterns=[
+                    INDEX,
+                    SCHEDULER,
+                    Path(SCHEDULER).name,
+                    CONFIG,
+                    Path(CONFIG).name,
+                    f"unet/{WEIGHTS_NAME}",
+                    WEIGHTS_NAME,
+                ],
             )
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
@@ -136,7 +167,16 @@ def sample(
     The noise of image i, initial and per step, is drawn from seeds[i] alone, so
     batching does not change it. `progress` receives (calls of the denoiser done, in
     all) after each of them.
+
+    Raises:
+        ModelUnsupported: more steps than the model's schedule has.
     """
+    if num_steps > pipeline.num_timesteps:
+        raise ModelUnsupported(
+            f"{num_steps} steps were asked for; the model's schedule has "
+            f"{pipeline.num_timesteps}.",
+            hint=f"Sample with at most {pipeline.num_timesteps} steps.",
+        )
     starts = range(0, len(seeds), batch_size)
     total = len(starts) * num_steps
     with counting_calls(

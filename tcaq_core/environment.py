@@ -6,6 +6,18 @@ from importlib.metadata import version
 import torch
 
 
+def make_deterministic() -> None:
+    """Have this process's kernels give the same bytes for the same inputs.
+
+    TF32 would make float32, the reference, a 10-bit format; cuDNN's autotuning picks
+    kernels by their time, which differs from run to run.
+    """
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def describe_environment(device: torch.device) -> dict[str, str | int | None]:
     """Return what has to be equal for a job to give the same bytes again."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None

@@ -7,6 +7,7 @@ alone. Nothing is ever unpickled.
 
 import hashlib
 import json
+import math
 import re
 import struct
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tcaq_core.errors import (
 
 DENOISERS: Final = ("UNet2DModel",)
 PIPELINES: Final = ("DDPMPipeline", "DDIMPipeline")
+SCHEDULERS: Final = ("DDPMScheduler", "DDIMScheduler")
+WEIGHTS_NAME: Final = "diffusion_pytorch_model.safetensors"
 PICKLES: Final = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
 MAX_HEADER_BYTES: Final = 100 * 2**20
 
@@ -43,12 +46,17 @@ class HubModel:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A diffusers pipeline folder that passed `inspect_model_folder`."""
+    """A diffusers pipeline folder that passed `inspect_model_folder`.
+
+    Parts lie in ``unet/`` and ``scheduler/``, or, as in the first pipelines on the
+    hub, all at the root.
+    """
 
     path: Path
     pipeline: str
     denoiser: str
     weights: Path
+    scheduler: Path
     num_parameters: int
     sample_size: int
     in_channels: int
@@ -94,24 +102,25 @@ def inspect_model_folder(path: Path) -> ModelFolder:
 
     Raises:
         ModelNotFound: no folder, or no model_index.json in it.
-        ModelUnsupported: another pipeline or denoiser than `PIPELINES`, `DENOISERS`.
+        ModelUnsupported: another pipeline, denoiser or scheduler than `PIPELINES`,
+            `DENOISERS`, `SCHEDULERS`; class-conditional; or a malformed config.
         CheckpointUnsafe: weights exist only as pickles.
         CheckpointShapeMismatch: the safetensors file is truncated or malformed.
     """
     index = _read_json(path / "model_index.json")
-    pipeline = str(index.get("_class_name"))
-    if pipeline not in PIPELINES:
+    pipeline = _one_of(PIPELINES, index, what=path.name)
+    unet = path / "unet" if (path / "unet").is_dir() else path
+    config = _read_json(unet / "config.json")
+    denoiser = _one_of(DENOISERS, config, what=f"The denoiser of {path.name}")
+    if config.get("num_class_embeds") is not None:
         raise ModelUnsupported(
-            f"{path.name} is a {pipeline}.", hint=f"Supported: {', '.join(PIPELINES)}."
+            f"The denoiser of {path.name} is class-conditional.",
+            hint="Only unconditional models can be quantized so far.",
         )
-    config = _read_json(path / "unet" / "config.json")
-    denoiser = str(config.get("_class_name"))
-    if denoiser not in DENOISERS:
-        raise ModelUnsupported(
-            f"The denoiser of {path.name} is a {denoiser}.",
-            hint=f"Supported: {', '.join(DENOISERS)}.",
-        )
-    weights = _find_weights(path / "unet")
+    nested = path / "scheduler" / "scheduler_config.json"
+    scheduler = nested if nested.exists() else path / "scheduler_config.json"
+    _one_of(SCHEDULERS, _read_json(scheduler), what=f"The scheduler of {path.name}")
+    weights = _find_weights(path, unet)
     shapes = read_safetensors_header(weights)
     size = config.get("sample_size")
     return ModelFolder(
@@ -119,10 +128,29 @@ def inspect_model_folder(path: Path) -> ModelFolder:
         pipeline=pipeline,
         denoiser=denoiser,
         weights=weights,
-        num_parameters=sum(_volume(shape) for shape in shapes.values()),
-        sample_size=int(size[0] if isinstance(size, list) else size or 0),
-        in_channels=int(config.get("in_channels", 3)),
+        scheduler=scheduler,
+        num_parameters=sum(math.prod(shape) for shape in shapes.values()),
+        sample_size=_positive(size[0] if isinstance(size, list) and size else size),
+        in_channels=_positive(config.get("in_channels", 3)),
     )
+
+
+def _one_of(known: tuple[str, ...], config: dict[str, Any], *, what: str) -> str:
+    found = str(config.get("_class_name"))
+    if found not in known:
+        raise ModelUnsupported(
+            f"{what} is a {found}.", hint=f"Supported: {', '.join(known)}."
+        )
+    return found
+
+
+def _positive(value: object) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ModelUnsupported(
+            f"The denoiser's config has {value!r} where a size belongs.",
+            hint="unet/config.json needs sample_size and in_channels.",
+        )
+    return value
 
 
 def read_safetensors_header(path: Path) -> dict[str, tuple[int, ...]]:
@@ -147,7 +175,14 @@ def read_safetensors_header(path: Path) -> dict[str, tuple[int, ...]]:
         tensors = {k: v for k, v in header.items() if k != "__metadata__"}
         end = max((v["data_offsets"][1] for v in tensors.values()), default=0)
         shapes = {k: tuple(map(int, v["shape"])) for k, v in tensors.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise CheckpointShapeMismatch(
             f"{path.name} is not a safetensors file.", hint=hint
         ) from error
@@ -160,19 +195,20 @@ def read_safetensors_header(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _find_weights(folder: Path) -> Path:
-    weights = folder / "diffusion_pytorch_model.safetensors"
+def _find_weights(path: Path, unet: Path) -> Path:
+    weights = unet / WEIGHTS_NAME
     if weights.is_file():
         return weights
-    pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
+    pickles = sorted(p.name for pattern in PICKLES for p in unet.glob(pattern))
     if pickles:
         raise CheckpointUnsafe(
-            f"{folder.parent.name} has pickled weights only: {', '.join(pickles)}.",
+            f"{path.name} has pickled weights only: {', '.join(pickles)}.",
             hint="Save it again with save_pretrained(folder, safe_serialization=True).",
         )
     raise ModelNotFound(
-        f"{folder.parent.name} has no weights at unet/{weights.name}.",
-        hint="Sharded weights are not supported; save the denoiser in one file.",
+        f"{path.name} has no {WEIGHTS_NAME} beside its denoiser's config.",
+        hint="Pickled, sharded and fp16-variant weights are not supported; save the "
+        "pipeline with save_pretrained(folder, safe_serialization=True).",
     )
 
 
@@ -185,7 +221,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             hint="A model is a diffusers pipeline folder: model_index.json, unet/, "
             "scheduler/.",
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnsupported(
             f"{path.name} cannot be read as JSON.", hint="Save the pipeline again."
         ) from error
@@ -194,10 +230,3 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.name} is not a JSON object.", hint="Save the pipeline again."
         )
     return data
-
-
-def _volume(shape: tuple[int, ...]) -> int:
-    volume = 1
-    for size in shape:
-        volume *= size
-    return volume

@@ -4,7 +4,7 @@ BRECQ (2102.05426) with AdaRound (2004.10568) as the optimised variable:
 min over V of E |z - z_hat(V)|^2 + lambda * sum(1 - |2 h(V) - 1|^beta).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,8 +16,13 @@ from tcaq_core.calibration import BlockIO
 from tcaq_core.denoiser import quant_layers_in
 from tcaq_core.errors import ReconstructionDiverged
 from tcaq_core.functional import rounding_regularizer
+from tcaq_core.quantizers import SoftmaxQuantizer, UniformQuantizer
 from tcaq_core.recipe import PAR
 from tcaq_core.timesteps import TimestepCursor
+
+GRIDS = (UniformQuantizer, SoftmaxQuantizer)
+# How many iterations may pass before the caller can interrupt.
+TICK_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,12 @@ def reconstruct_block(
     start: Rounding | None,
     cursor: TimestepCursor,
     generator: torch.Generator,
+    tick: Callable[[], None],
 ) -> tuple[Rounding, BlockReport]:
     """Learn the rounding of every quantized layer of a block; commit if it helped.
 
     Returns the rounding variables, to warm-start the next round, and the report.
+    `tick` is called every few iterations; what it raises comes out.
 
     Raises:
         ReconstructionDiverged: the loss became NaN or infinite.
@@ -66,6 +73,7 @@ def reconstruct_block(
         iterations=iterations,
         cursor=cursor,
         generator=generator,
+        tick=tick,
     )
     learned = {key: rounding.v.detach() for key, rounding in roundings.items()}
     for key, layer in layers.items():
@@ -100,6 +108,7 @@ def _optimise(
     iterations: int,
     cursor: TimestepCursor,
     generator: torch.Generator,
+    tick: Callable[[], None],
 ) -> None:
     layers = quant_layers_in(block).values()
     roundings = [layer.rounding for layer in layers if layer.rounding is not None]
@@ -122,6 +131,8 @@ def _optimise(
                         loss = loss + config.regularizer * penalty
                 loss.backward()
             optimizer.step()
+            if step % TICK_EVERY == 0:
+                tick()
     if not bool(torch.isfinite(loss)):
         raise ReconstructionDiverged(
             f"The reconstruction loss of block {name} is {float(loss.detach())}.",
@@ -131,12 +142,8 @@ def _optimise(
 
 @contextmanager
 def input_grids(block: nn.Module, *, active: bool) -> Iterator[None]:
-    """Run a block with its layers' input grids on or off; restores their state."""
-    grids = [
-        layer.input_quantizer
-        for layer in quant_layers_in(block).values()
-        if layer.input_quantizer is not None
-    ]
+    """Run a block with its activation and softmax grids on or off; restores them."""
+    grids = [m for m in block.modules() if isinstance(m, GRIDS)]
     before = [grid.is_active for grid in grids]
     for grid in grids:
         grid.is_active = grid.is_active and active

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from tcaq_core.checkpoint import load, probe
+from tcaq_core.environment import make_deterministic
 from tcaq_core.errors import TCAQError
 
 
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    make_deterministic()
     try:
         checkpoint = load(arguments.folder, device=torch.device(arguments.device))
     except TCAQError as error:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.artifacts import ArtifactStore, make_store
 from jobs.database import make_sessions
 from jobs.settings import Settings
+from tcaq_core.environment import make_deterministic
 from worker.models import Loaded
 from worker.recent import Recent
 
@@ -40,6 +41,7 @@ class Context:
 
 def make_context(settings: Settings, celery: Celery) -> Context:
     """Build what this process needs; connections open at their first use."""
+    make_deterministic()
     return Context(
         settings=settings,
         sessions=make_sessions(settings),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tcaq_core.calibration import CalibrationSet, watching_all
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.functional import power_law_log_likelihood_ratio
-from tcaq_core.quantizers import Grid, grid_scale, softmax_grid
+from tcaq_core.quantizers import Grid, SoftmaxQuantizer, grid_scale, softmax_grid
 from tcaq_core.recipe import DAQ
 from tcaq_core.timesteps import TimestepGroups
 
@@ -89,6 +89,8 @@ def gather(
     mixes = {name: processor.mix for name, _, processor in denoiser.attentions()}
     found: dict[str, dict[int, Evidence]] = {name: {} for name in mixes}
 
+    fitted = {name: _fitted(mix.softmax_quantizer) for name, mix in mixes.items()}
+
     def see(name: str, args: tuple[Tensor, ...]) -> None:
         attention, v = args
         group = groups.of(denoiser.cursor.t)
@@ -96,7 +98,14 @@ def gather(
         for g in group.unique().tolist():
             evidence = found[name].setdefault(g, Evidence())
             at = group == g
-            look(evidence, attention[at], v[at], bits=bits, generator=generator)
+            look(
+                evidence,
+                attention[at],
+                v[at],
+                fitted=fitted[name],
+                bits=bits,
+                generator=generator,
+            )
 
     watched: dict[str, nn.Module] = dict(mixes)
     with denoiser.full_precision(), watching_all(watched, see):
@@ -110,6 +119,7 @@ def look(
     attention: Tensor,
     v: Tensor,
     *,
+    fitted: Choice,
     bits: int,
     generator: torch.Generator,
 ) -> None:
@@ -120,13 +130,16 @@ def look(
     evidence.values.append(flat[at.to(flat.device)])
     evidence.peak = max(evidence.peak, float(flat.max()))
     exact = attention @ v
-    for grid in GRIDS:
-        for peak in PEAKS:
-            scale = grid_scale(v.new_tensor(peak), grid, num_bits=bits)
-            out = softmax_grid(attention, scale, grid, num_bits=bits) @ v
-            error = float((out - exact).square().double().sum())
-            key = Choice(grid, peak)
-            evidence.errors[key] = evidence.errors.get(key, 0.0) + error
+    for choice in (fitted, *(Choice(g, peak) for g in GRIDS for peak in PEAKS)):
+        scale = grid_scale(v.new_tensor(choice.peak), choice.grid, num_bits=bits)
+        out = softmax_grid(attention, scale, choice.grid, num_bits=bits) @ v
+        error = float((out - exact).square().double().sum())
+        evidence.errors[choice] = evidence.errors.get(choice, 0.0) + error
+
+
+def _fitted(quantizer: SoftmaxQuantizer) -> Choice:
+    # What fit_ranges chose is a candidate too: that makes the invariant true.
+    return Choice("uniform", float(quantizer.scale[0]) * (2**quantizer.num_bits - 1))
 
 
 def _nearest(group: int, visited: dict[int, Choice]) -> int:

@@ -35,6 +35,8 @@ HIGH_SHRINKS = tuple(1 - 0.04 * i for i in range(20))
 LOW_SHRINKS = tuple(1 - 0.1 * i for i in range(8))
 # Values kept per watched tensor and batch: enough for a 1e-4 quantile over a run.
 VALUES_PER_BATCH = 4096
+# torch.quantile sorts at most 2^24 values; a tenth of that is plenty.
+MAX_VALUES = 2**20
 
 
 @dataclass
@@ -145,7 +147,13 @@ def observe(
     with denoiser.full_precision(), watching(quantizers, see):
         for batch in data.batches():
             denoiser(batch.x_t, batch.t)
-    for name, found in seen.items():
+    for name in quantizers:
+        if name not in seen:
+            raise CalibrationFailed(
+                f"{name} never ran during calibration.",
+                hint="Add its layer to the recipe's skip list.",
+            )
+        found = seen[name]
         if not bool(torch.isfinite(found.high - found.low)):
             raise CalibrationFailed(
                 f"The tensor at {name} has NaN or infinite values.",
@@ -161,6 +169,7 @@ def choose_range(
     if config.activation == "min_max":
         return seen.low, seen.high
     values = torch.cat(seen.values)
+    values = values[:: -(-values.numel() // MAX_VALUES)]
     if config.activation == "percentile":
         candidates = [
             (torch.quantile(values, 1 - q), torch.quantile(values, q))

@@ -52,7 +52,8 @@ def apply(
         iterations = config.iterations if k == 0 else config.round_iterations
         targets = full_precision_outputs(denoiser, inputs)
         replay = BlockReplay(denoiser, inputs)
-        for name, target in targets.items():
+        for name in list(targets):
+            target = targets.pop(name)
             given = replay.inputs_of(name)
             roundings[name], block = reconstruct_block(
                 name,
@@ -63,6 +64,7 @@ def apply(
                 start=roundings.get(name),
                 cursor=denoiser.cursor,
                 generator=generator,
+                tick=still_at,
             )
             replay.finish(name, given)
             report.append({"round": k, "block": name, **asdict(block)})

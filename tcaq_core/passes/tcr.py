@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tcaq_core.calibration import CalibrationSet, watching
 from tcaq_core.denoiser import QuantizedDenoiser
+from tcaq_core.errors import CalibrationFailed
 from tcaq_core.functional import balance
 from tcaq_core.layers import QuantConv2d
 from tcaq_core.recipe import TCR
@@ -43,6 +44,9 @@ def channel_ranges(
     """Return max |x_j| over batch and space for every convolution input channel.
 
     Rows are the timestep groups that the data visits, in order.
+
+    Raises:
+        CalibrationFailed: a convolution never ran.
     """
     groups = TimestepGroups(denoiser.num_timesteps, num_groups)
     convs = {n: m for n, m in denoiser.quant_layers() if isinstance(m, QuantConv2d)}
@@ -57,6 +61,11 @@ def channel_ranges(
     with denoiser.full_precision(), watching(convs, see):
         for batch in data.batches():
             denoiser(batch.x_t, batch.t)
+    if idle := [name for name, by_group in peaks.items() if not by_group]:
+        raise CalibrationFailed(
+            f"{idle[0]} never ran during calibration.",
+            hint="Add it to the recipe's skip list.",
+        )
     return {
         name: torch.stack([by_group[g] for g in sorted(by_group)])
         for name, by_group in peaks.items()

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Iterations = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class TCR(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -61,12 +62,12 @@ class PAR(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     kind: Literal["par"] = "par"
     rounds: Annotated[int, Field(ge=0, le=16)] = 1
     """Progressive rounds K after the base reconstruction (unknown in the paper)."""
-    iterations: PositiveInt = 20_000
+    iterations: Iterations = 20_000
     """Optimiser steps per block in the base reconstruction (paper: 20,000)."""
-    round_iterations: PositiveInt = 10_000
+    round_iterations: Iterations = 10_000
     """Optimiser steps per block in each progressive round (paper: 10,000)."""
-    batch_size: PositiveInt = 16
-    num_inputs: PositiveInt = 5120
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 16
+    num_inputs: Annotated[int, Field(ge=1, le=200_000)] = 5120
     """Calibration inputs used, spread over trajectories and timesteps (at most)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Adam's step on the rounding variables (BRECQ: 1e-3 at 20,000 iterations)."""

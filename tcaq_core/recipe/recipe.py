@@ -2,9 +2,9 @@
 
 import hashlib
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from tcaq_core.recipe.passes import ORDER, Pass
 
@@ -12,6 +12,10 @@ WeightBits = Annotated[int, Field(ge=2, le=8)]
 SoftmaxBits = Annotated[int, Field(ge=4, le=8)]
 ActivationBits = Literal[4, 5, 6, 7, 8, 16]
 """16 means that activations are not quantized."""
+
+
+# The largest published calibration sets hold 256 samples at 400 steps.
+MAX_INPUTS: Final = 200_000
 
 
 class Override(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -35,6 +39,15 @@ class CalibrationSpec(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fals
     seed: Annotated[int, Field(ge=0, lt=2**63 - 2**32)] = 0
     """Noise of trajectory i is drawn from seed + i; everything else random in the
     job follows from it too."""
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> "CalibrationSpec":
+        if self.num_samples * self.num_steps > MAX_INPUTS:
+            raise ValueError(
+                f"num_samples * num_steps must be at most {MAX_INPUTS}: every input "
+                "of the denoiser is kept"
+            )
+        return self
 
 
 class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):

@@ -92,6 +92,25 @@ def test_a_skip_list_that_matches_everything_is_refused() -> None:
         QuantizedDenoiser(tiny_unet(), recipe, num_timesteps=1000)
 
 
+@pytest.mark.parametrize("where", ["skip", "overrides"])
+def test_a_pattern_that_matches_nothing_is_refused(where: str) -> None:
+    patterns = {"skip": ["mid_blok.*"], "overrides": [{"match": "mid_blok.*"}]}
+    method = Method.model_validate(
+        {"passes": [{"kind": "fit_ranges"}], where: patterns[where]}
+    )
+    recipe = resolve(method, weight_bits=4, activation_bits=8)
+    with pytest.raises(ModelUnsupported, match="mid_blok"):
+        QuantizedDenoiser(tiny_unet(), recipe, num_timesteps=1000)
+
+
+def test_everything_new_lives_where_the_model_is(recipe: Recipe) -> None:
+    """The meta device stands in for a GPU: a tensor left on the CPU shows."""
+    unet = tiny_unet().to("meta")
+    denoiser = QuantizedDenoiser(unet, recipe, num_timesteps=1000)
+    tensors = [*denoiser.unet.buffers(), *denoiser.unet.parameters()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
 def test_grouped_convolutions_are_refused_by_name(recipe: Recipe) -> None:
     unet = tiny_unet()
     unet.set_submodule("mid_block.resnets.0.conv1", nn.Conv2d(32, 32, 3, groups=2))

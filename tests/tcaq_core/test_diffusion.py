@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
+from safetensors.torch import load_file, save_file
 
 from tcaq_core.diffusion import (
     Pipeline,
@@ -72,6 +73,33 @@ def test_weights_of_another_model_are_refused(
     config.write_text(json.dumps(changed))
     with pytest.raises(CheckpointShapeMismatch):
         load_pipeline(folder, device=CPU)
+
+
+def test_a_lost_tensor_is_refused_by_name(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "lossy"))
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["mid_block.resnets.0.conv1.weight"]
+    save_file(weights, path)
+    with pytest.raises(CheckpointShapeMismatch, match=r"mid_block\.resnets\.0\.conv1"):
+        load_pipeline(folder, device=CPU)
+
+
+def test_parts_at_the_root_are_found_too(tiny_folder: Path, tmp_path: Path) -> None:
+    """The first pipelines on the hub have no unet/ and no scheduler/ folder."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in tiny_folder.rglob("*.*"):
+        shutil.copy(path, flat / path.name)
+    nested = load_pipeline(tiny_folder, device=CPU)
+    loaded = load_pipeline(flat, device=CPU)
+    images = sample(loaded, seeds=[3], num_steps=2)
+    assert torch.equal(images, sample(nested, seeds=[3], num_steps=2))
+
+
+def test_more_steps_than_the_schedule_has_are_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(ModelUnsupported, match="1001 steps"):
+        sample(pipeline, seeds=[0], num_steps=1001)
 
 
 def test_an_unknown_scheduler_is_refused(tiny_folder: Path, tmp_path: Path) -> None:

@@ -88,13 +88,41 @@ def test_another_pipeline_or_denoiser_is_unsupported(folder: Path) -> None:
         inspect_model_folder(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"in_channels": "three"},
+        {"sample_size": []},
+        {"sample_size": 0},
+        {"num_class_embeds": 10},
+    ],
+)
+def test_a_config_that_cannot_be_worked_with_is_unsupported(
+    folder: Path, change: dict[str, object]
+) -> None:
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(ModelUnsupported):
+        inspect_model_folder(folder)
+
+
+def test_the_scheduler_is_looked_at_before_anything_is_queued(folder: Path) -> None:
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": "PNDMScheduler"}))
+    with pytest.raises(ModelUnsupported, match="PNDMScheduler"):
+        inspect_model_folder(folder)
+    config.unlink()
+    with pytest.raises(ModelNotFound, match="scheduler_config"):
+        inspect_model_folder(folder)
+
+
 def test_pickled_weights_alone_are_unsafe(folder: Path) -> None:
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(folder / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(CheckpointUnsafe, match="pickled"):
         inspect_model_folder(folder)
     (folder / "unet" / "diffusion_pytorch_model.bin").unlink()
-    with pytest.raises(ModelNotFound, match="no weights"):
+    with pytest.raises(ModelNotFound, match="has no diffusion_pytorch_model"):
         inspect_model_folder(folder)
 
 
@@ -108,7 +136,16 @@ def test_a_truncated_file_is_refused(folder: Path, keep: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [b"[]", b"{", b'{"a": 1}', b'{"a": {"shape": [1]}}', b"\xff\xff"]
+    "header",
+    [
+        b"[]",
+        b"{",
+        b"[" * 99_999,
+        b'{"a": 1}',
+        b'{"a": {"data_offsets": []}}',
+        b'{"a": {"shape": [1]}}',
+        b"\xff\xff",
+    ],
 )
 def test_a_malformed_header_is_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "x.safetensors"

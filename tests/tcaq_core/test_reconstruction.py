@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from tcaq_core.calibration import BlockIO
-from tcaq_core.errors import ReconstructionDiverged
+from tcaq_core.errors import Interrupted, ReconstructionDiverged
 from tcaq_core.layers import QuantLinear
 from tcaq_core.recipe import PAR, LayerBits
 from tcaq_core.reconstruction import (
@@ -43,6 +43,7 @@ def test_reconstruction_beats_rounding_to_nearest(generator: torch.Generator) ->
         start=None,
         cursor=CURSOR,
         generator=generator,
+        tick=lambda: None,
     )
     assert report.kept
     assert report.loss_after < 0.8 * report.loss_before
@@ -66,6 +67,7 @@ def test_a_worse_rounding_is_not_kept(generator: torch.Generator) -> None:
         start=absurd,
         cursor=CURSOR,
         generator=generator,
+        tick=lambda: None,
     )
     assert not report.kept
     assert torch.equal(layer.codes(), codes)
@@ -85,6 +87,7 @@ def test_divergence_names_the_block(generator: torch.Generator) -> None:
             start=None,
             cursor=CURSOR,
             generator=generator,
+            tick=lambda: None,
         )
 
 
@@ -110,3 +113,23 @@ def test_input_grids_are_switched_off_and_restored() -> None:
                 states.append(layer.input_quantizer.is_active)
             assert layer.input_quantizer.is_active is was_active
     assert states == [True, False, False, False]
+
+
+def test_a_tick_can_interrupt_a_long_reconstruction(generator: torch.Generator) -> None:
+    block, io = problem(generator)
+
+    def stop() -> None:
+        raise Interrupted("stop", hint="asked")
+
+    with pytest.raises(Interrupted):
+        reconstruct_block(
+            "b",
+            block,
+            io,
+            PAR(),
+            iterations=1_000_000,
+            start=None,
+            cursor=CURSOR,
+            generator=generator,
+            tick=stop,
+        )

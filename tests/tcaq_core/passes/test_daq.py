@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tcaq_core.calibration import CalibrationSet
 from tcaq_core.denoiser import QuantizedDenoiser
@@ -88,8 +90,24 @@ def test_output_error_prefers_the_better_grid() -> None:
     attention = torch.tensor([[[[0.5, 0.25, 0.125, 0.0625, 0.0625]]]])
     v = torch.eye(5)[None, None]
     generator = torch.Generator().manual_seed(0)
-    daq.look(evidence, attention, v, bits=4, generator=generator)
+    fitted = daq.Choice("uniform", 0.5)
+    daq.look(evidence, attention, v, fitted=fitted, bits=4, generator=generator)
     assert daq.choose(evidence, DAQ()).grid == "log2"
+
+
+@given(st.floats(0.01, 1.0), st.integers(4, 8), st.integers(0, 1000))
+def test_no_choice_is_worse_than_what_was_fitted(
+    peak: float, bits: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, 1, 6, 6, generator=generator) * 3
+    v = torch.randn(1, 1, 6, 4, generator=generator)
+    evidence = daq.Evidence()
+    fitted = daq.Choice("uniform", peak)
+    attention = logits.softmax(-1)
+    daq.look(evidence, attention, v, fitted=fitted, bits=bits, generator=generator)
+    chosen = daq.choose(evidence, DAQ())
+    assert evidence.errors[chosen] <= evidence.errors[fitted]
 
 
 def test_the_groups_of_the_evidence_are_those_of_the_data(

@@ -11,6 +11,7 @@ from tcaq_core.recipe import (
     PAR,
     PRESETS,
     TCR,
+    CalibrationSpec,
     FitRanges,
     Method,
     Override,
@@ -104,6 +105,12 @@ def test_the_digest_follows_every_field() -> None:
     one = resolve("rtn", weight_bits=4, activation_bits=8)
     two = resolve("rtn", weight_bits=5, activation_bits=8)
     assert one.digest() != two.digest()
+
+
+def test_a_calibration_set_is_bounded() -> None:
+    CalibrationSpec(num_samples=500, num_steps=400)
+    with pytest.raises(ValidationError, match="at most 200000"):
+        CalibrationSpec(num_samples=501, num_steps=400)
 
 
 def test_an_unknown_preset_is_a_key_error() -> None:
