@@ -72,9 +72,9 @@ def test_a_lost_message_is_rung_again(deployment: Deployment) -> None:
 def test_cancelling_really_stops_the_work(
     deployment: Deployment, recipe: Recipe
 ) -> None:
-    # Days of calibration: only a real stop lets the next job have the worker.
+    # Minutes of calibration: only a real stop lets the next job have the worker.
     endless = recipe.model_copy(
-        update={"calibration": CalibrationSpec(num_samples=65_536, num_steps=50)}
+        update={"calibration": CalibrationSpec(num_samples=4_000, num_steps=50)}
     )
     job_id = deployment.submit(JobKind.QUANTIZE, recipe=endless)
     running = deployment.wait(
