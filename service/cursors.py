@@ -46,7 +46,10 @@ def decode(cursor: str, *, listing: str) -> Position:
     job_id = UUID(bytes=raw_id)
     if check != _check(micros, job_id, listing):
         raise _invalid()
-    return _EPOCH + timedelta(microseconds=micros), job_id
+    try:
+        return _EPOCH + timedelta(microseconds=micros), job_id
+    except OverflowError as error:
+        raise _invalid() from error
 
 
 def _invalid() -> RequestInvalid:

@@ -23,6 +23,10 @@ from jobs.database import make_sessions
 from jobs.settings import Settings
 from migrations.upgrade import upgrade
 
+# Tiny models gain nothing from threads, and lose much where processes share the cores.
+# Before anything imports torch; processes that a test starts inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 POSTGRES_FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
 Sessions = sessionmaker[Session]

@@ -109,7 +109,8 @@ class Heart:
     def _run(self) -> None:
         beaten = monotonic()
         pause = min(PROGRESS_SECONDS, self._heartbeat_seconds)
-        while self._stop is None and not self._ended.wait(pause):
+        # A cancelled job still holds its lease until the work has really stopped.
+        while self._stop is not StopReason.LEASE_LOST and not self._ended.wait(pause):
             if self._pending or monotonic() - beaten >= self._heartbeat_seconds:
                 beaten = monotonic()
                 self._beat()

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import structlog
 import torch
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from jobs import repository
@@ -147,7 +148,7 @@ def _settle(
                 _record(session, job, context, heart, outcome)
         except LeaseLost:
             log.warning("the job is no longer ours")
-        except OperationalError:
+        except (OperationalError, InterfaceError, PoolTimeout):
             # Hours of work are not thrown away for a database that restarts.
             if monotonic() >= deadline:
                 raise

@@ -98,7 +98,7 @@ def sample(status: str = "succeeded", **changes: object) -> dict[str, Any]:
         "baseline": images,
         "grid": {"sha256": PNG_SHA256, "width": 68, "height": 68},
         "execution": "simulated",
-        "metrics": {"psnr_db": 31.5, "noise_relative_mse": None},
+        "metrics": {"psnr_db": 31.5},
         "seconds_per_image": 0.25,
         "error": None,
         **changes,

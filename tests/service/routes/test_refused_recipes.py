@@ -109,3 +109,25 @@ def test_labels_that_a_database_or_header_could_not_hold_are_refused(
     (error,) = response.json()["errors"]
     assert error["pointer"].startswith("/labels/")
     assert "pattern" in error["allowed"]
+
+
+@pytest.mark.parametrize("depth", [480, 990, 100_000])
+def test_a_deeply_nested_body_is_a_client_s_error(
+    client: TestClient, depth: int
+) -> None:
+    nested = "[" * depth + "]" * depth
+    content = (
+        f'{{"model":"tiny","weight_bits":4,"activation_bits":8,"recipe":{nested}}}'
+    )
+    headers = {"Content-Type": "application/json"}
+    response = client.post("/jobs", content=content, headers=headers)
+    assert response.status_code in {400, 422}
+    assert response.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("field", ["iterations", "batch_size", "num_inputs"])
+def test_an_absurdly_large_number_is_refused(client: TestClient, field: str) -> None:
+    method = {"passes": [{"kind": "fit_ranges"}, {"kind": "par", field: 10**400}]}
+    response = client.post("/jobs", json=W4A8 | {"recipe": method})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"].endswith(field)

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from time import monotonic, sleep
 from typing import Any
 
 import httpx2
@@ -184,8 +185,10 @@ def test_a_checkpoint_is_sampled_by_its_hash(
 
 def await_samples(sessions: Sessions, count: int) -> list[str]:
     """Return the ids of `count` samples once that many have been queued."""
+    deadline = monotonic() + 60
     while len(found := ledger.sample_ids(sessions)) < count:
-        pass
+        assert monotonic() < deadline, "the samples were never queued"
+        sleep(0.01)
     return found
 
 
