@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality [--quick] [--json FILE]
     python -m benchmarks.quality --model FOLDER --recipes rtn,tcaq --bits W8A8,W4A4
+    python -m benchmarks.quality --recipes tcaq,mine.json    # passes of your own
 
 Every row quantizes the same model with the same calibration seed and compares with
 full precision on the same held-out noise: the PSNR of the final images, and the error
@@ -26,7 +27,7 @@ from tcaq_core.diffusion import Pipeline, load_pipeline, sample
 from tcaq_core.environment import describe_environment
 from tcaq_core.evaluation.paired import psnr_db, relative_mse
 from tcaq_core.quantization import quantize
-from tcaq_core.recipe import PRESETS, CalibrationSpec, Recipe, resolve
+from tcaq_core.recipe import PRESETS, CalibrationSpec, Method, Recipe, resolve
 
 DEMO_MODEL = Path(__file__).parents[1] / "models" / "ddpm-cifar10-small"
 CPU = torch.device("cpu")
@@ -66,7 +67,7 @@ def main() -> None:
     for bits in arguments.bits:
         for name in arguments.recipes:
             recipe = resolve(
-                name,
+                _method(name),
                 weight_bits=bits[0],
                 activation_bits=bits[1],
                 softmax_bits=8,
@@ -160,12 +161,19 @@ def _bits(text: str) -> list[tuple[int, int]]:
     return [(int(m[1]), int(m[2])) for m in found if m]
 
 
+def _method(name: str) -> str | Method:
+    if name in PRESETS:
+        return name
+    return Method.model_validate_json(Path(name).read_text(encoding="utf-8"))
+
+
 def _recipes(text: str) -> Sequence[str]:
     names = text.split(",")
-    unknown = [name for name in names if name not in PRESETS]
+    unknown = [n for n in names if n not in PRESETS and not n.endswith(".json")]
     if unknown:
         raise argparse.ArgumentTypeError(
-            f"unknown {', '.join(unknown)}; there are {', '.join(PRESETS)}"
+            f"unknown {', '.join(unknown)}; there are {', '.join(PRESETS)}, or a file "
+            "FILE.json with passes, skip and overrides"
         )
     return names
 

@@ -95,7 +95,7 @@ def report_of(
         "job_id": job.id,
         "status": job.status,
         **REQUEST,
-        "checkpoint_bytes": result["checkpoint"]["size_bytes"],
+        "checkpoint_bytes": _size(FOLDER / "checkpoint"),
         "denoiser_bytes": result["checkpoint"]["denoiser_bytes"],
         "float32_bytes": result["float32_bytes"],
         "compression_ratio": result["compression_ratio"],
@@ -104,6 +104,10 @@ def report_of(
         "execution": sample.execution,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
     }
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def show(report: dict[str, Any], screen: Console) -> None:

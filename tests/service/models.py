@@ -13,8 +13,8 @@ def make_model(folder: Path, *, denoiser: str = "UNet2DModel") -> Path:
     """Write a pipeline folder with one 2x3 float32 tensor and return it."""
     (folder / "unet").mkdir(parents=True)
     (folder / "scheduler").mkdir()
-    scheduler = {"_class_name": "DDPMScheduler"}
-    _write(folder / "scheduler" / "scheduler_config.json", scheduler)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    _write(scheduler, {"_class_name": "DDPMScheduler"})
     _write(folder / "model_index.json", {"_class_name": "DDPMPipeline"})
     config = {"_class_name": denoiser, "sample_size": 8, "in_channels": 3}
     _write(folder / "unet" / "config.json", config)
