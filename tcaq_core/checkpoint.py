@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 from diffusers import DDIMPipeline, UNet2DModel
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -149,12 +149,6 @@ def probe(pipeline: Pipeline) -> str:
         eps: Tensor = pipeline.denoiser(x_t, timesteps, return_dict=False)[0]
         digest.update(eps.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def tensor_sizes(folder: Path) -> dict[str, int]:
-    """Return the bytes that each stored tensor takes, from the file's header."""
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        return {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118
 
 
 def _layer_entries(denoiser: QuantizedDenoiser) -> dict[str, LayerEntry]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 # AdaRound's stretch of the sigmoid (2004.10568): it reaches exactly 0 and 1.
@@ -195,8 +195,3 @@ def power_law_log_likelihood_ratio(x: Float[Tensor, "M"]) -> float:
     power_law = torch.log((alpha - 1) / low) - alpha * log_ratio
     exponential = torch.log(rate) - rate * excess
     return float((power_law - exponential).sum())
-
-
-def decided(h: Float[Tensor, "*S"]) -> Bool[Tensor, "*S"]:
-    """Return where a soft rounding has reached 0 or 1."""
-    return (h == 0) | (h == 1)
