@@ -3,8 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import assert_never
 
-from tcaq_core.recipe import DAQ, PAR, TCR, FitRanges, Recipe
+from tcaq_core.recipe import (
+    DAQ,
+    PAR,
+    TCR,
+    Allocate,
+    CalibrationSpec,
+    Correct,
+    FitRanges,
+    Modulate,
+    Pass,
+    Recipe,
+    SecondOrder,
+    Select,
+    Split,
+    Temporal,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,7 @@ def plan(recipe: Recipe) -> tuple[Stage, ...]:
     """
     spec = recipe.calibration
     trajectories = float(spec.num_samples * spec.num_steps)
-    passes = tuple(_stage_of(item, trajectories) for item in recipe.method.passes)
+    passes = tuple(_stage_of(item, spec) for item in recipe.method.passes)
     return (
         Stage("fetch", OVERHEAD, "model"),
         Stage("calibrate", trajectories, "step"),
@@ -100,11 +116,34 @@ def progress_of(
     )
 
 
-def _stage_of(item: TCR | FitRanges | DAQ | PAR, trajectories: float) -> Stage:
+# Layers of a typical denoiser: sensitivities are measured one layer at a time.
+TYPICAL_LAYERS = 50.0
+# Rounding in second order gathers a matrix of moments for every layer.
+MOMENTS = 4.0
+
+
+def _stage_of(item: Pass, spec: CalibrationSpec) -> Stage:
+    trajectories = float(spec.num_samples * spec.num_steps)
     match item:
-        case TCR() | FitRanges() | DAQ():
+        case Select() | Split() | TCR() | FitRanges() | DAQ() | Modulate():
             return Stage(item.kind, trajectories, "batch")
+        case Allocate():
+            runs = TYPICAL_LAYERS * len(item.candidates)
+            return Stage(item.kind, runs * item.num_inputs, "layer")
+        case Temporal():
+            # Its layers see one vector a timestep: thousands of steps are one image.
+            return Stage(item.kind, trajectories + item.iterations / 100, "iteration")
+        case SecondOrder():
+            inputs = min(float(item.num_inputs), trajectories)
+            return Stage(item.kind, MOMENTS * inputs, "layer")
         case PAR():
             iterations = item.iterations + item.rounds * item.round_iterations
+            if item.learn_ranges == "after":
+                iterations += (1 + item.rounds) * item.range_iterations
             training = FORWARD_AND_BACKWARD * iterations * item.batch_size
             return Stage(item.kind, training + item.rounds * trajectories, "block")
+        case Correct():
+            cost = 2.0 * item.num_samples * spec.num_steps
+            return Stage(item.kind, cost, "step")
+        case _:
+            assert_never(item)

@@ -51,7 +51,10 @@ class QuantAttention(nn.Module):
         super().__init__()
         self.bits = bits
         self.operands = nn.ModuleDict(
-            {name: UniformQuantizer(bits.activation_bits) for name in ("q", "k", "v")}
+            {
+                name: UniformQuantizer(bits.activation_bits, cursor=cursor)
+                for name in ("q", "k", "v")
+            }
             if bits.activation_bits < 16
             else {}
         )

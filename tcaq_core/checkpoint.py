@@ -24,9 +24,10 @@ from torch import Tensor
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.diffusion import CONFIG, INDEX, SCHEDULER, Pipeline, assemble
 from tcaq_core.errors import CheckpointShapeMismatch, ModelUnsupported
-from tcaq_core.manifest import SCHEMA_VERSION, AttentionEntry, LayerEntry, Manifest
+from tcaq_core.manifest import SCHEMA_VERSION, Manifest
 from tcaq_core.recipe import Recipe
 from tcaq_core.state import load_state, state_of
+from tcaq_core.structure import structure_of
 
 WEIGHTS: Final = "unet/diffusion_pytorch_model.safetensors"
 COPIED: Final = (INDEX, SCHEDULER, CONFIG)
@@ -64,8 +65,7 @@ def save(
         pipeline="DDIMPipeline"
         if isinstance(pipeline.inner, DDIMPipeline)
         else "DDPMPipeline",
-        layers=_layer_entries(denoiser),
-        attentions=_attention_entries(denoiser),
+        structure=structure_of(denoiser),
         files={name: _sha256(folder / name) for name in (*COPIED, WEIGHTS)},
         denoiser_bytes=(folder / WEIGHTS).stat().st_size,
         float32_bytes=4 * _num_parameters(denoiser),
@@ -102,7 +102,8 @@ def load(folder: Path, *, device: torch.device) -> Checkpoint:
         unet, manifest.recipe, num_timesteps=pipeline.num_timesteps
     )
     try:
-        load_state(denoiser, load_file(folder / WEIGHTS, device=str(device)), manifest)
+        state = load_file(folder / WEIGHTS, device=str(device))
+        load_state(denoiser, state, manifest.structure)
     except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointShapeMismatch(
             f"The packed weights do not fit the manifest: {error}",
@@ -149,30 +150,6 @@ def probe(pipeline: Pipeline) -> str:
         eps: Tensor = pipeline.denoiser(x_t, timesteps, return_dict=False)[0]
         digest.update(eps.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _layer_entries(denoiser: QuantizedDenoiser) -> dict[str, LayerEntry]:
-    return {
-        name: LayerEntry(
-            shape=tuple(layer.codes().shape),
-            weight_bits=layer.bits.weight_bits,
-            activation_bits=layer.bits.activation_bits,
-            is_rescaled=layer.is_rescaled,
-        )
-        for name, layer in denoiser.quant_layers()
-    }
-
-
-def _attention_entries(denoiser: QuantizedDenoiser) -> dict[str, AttentionEntry]:
-    return {
-        name: AttentionEntry(
-            grids=tuple(
-                "log2" if flag else "uniform"
-                for flag in processor.softmax_quantizer.is_log2.tolist()
-            )
-        )
-        for name, _, processor in denoiser.attentions()
-    }
 
 
 def _num_parameters(denoiser: QuantizedDenoiser) -> int:

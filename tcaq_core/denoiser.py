@@ -112,9 +112,9 @@ class QuantizedDenoiser:
                         f"The convolution {name} is grouped or padded unusually.",
                         hint=f"Add {name!r} to the recipe's skip list.",
                     )
-                layer: QuantLayer = QuantConv2d(module, bits)
+                layer: QuantLayer = QuantConv2d(module, bits, cursor=self.cursor)
             else:
-                layer = QuantLinear(module, bits)
+                layer = QuantLinear(module, bits, cursor=self.cursor)
             self.unet.set_submodule(name, layer)
             swapped += 1
         if not swapped:

@@ -95,17 +95,58 @@ def fake_quantize_tensor(
     )
 
 
-def fake_quantize_log2(
-    x: Float[Tensor, "*S"], scale: Float[Tensor, "*Q"], *, num_bits: int
-) -> Float[Tensor, "*S"]:
-    """Round x / scale in [0, 1] to powers of two; below the last code it is zero.
+def fake_quantize_samples(
+    x: Float[Tensor, "N *S"],
+    scale: Float[Tensor, "N"],
+    zero_point: Float[Tensor, "N"],
+    *,
+    num_bits: int,
+) -> Float[Tensor, "N *S"]:
+    """Return `fake_quantize` for one grid per sample, fused, straight-through."""
+    return torch.fake_quantize_per_channel_affine(
+        x, scale, zero_point.to(torch.int32), 0, 0, 2**num_bits - 1
+    )
 
-    RepQ-ViT's log2 quantizer with AdaLog's flush to zero:
-    q = round(-log2(x / scale)), x_hat = scale * 2^-q, and 0 where q >= 2^num_bits.
+
+def fake_quantize_learnable(
+    x: Float[Tensor, "N *S"],
+    scale: Float[Tensor, "*Q"],
+    zero_point: Float[Tensor, "*Q"],
+    *,
+    num_bits: int,
+) -> Float[Tensor, "N *S"]:
+    """Return the same numbers, with LSQ's gradient for the scale (1902.08153).
+
+    One scale for the tensor or, with Q = N, one for every sample.
     """
-    exponent = torch.round(-torch.log2(x * scale.reciprocal())).clamp(min=0)
-    value = scale * torch.exp2(-exponent)
-    return torch.where(exponent < 2**num_bits, value, torch.zeros_like(value))
+    top = 2**num_bits - 1
+    if scale.ndim == 0:
+        x_hat: Tensor = torch._fake_quantize_learnable_per_tensor_affine(  # noqa: SLF001
+            x, scale.reshape(1), zero_point.reshape(1), 0, top, 1.0
+        )
+        return x_hat
+    return torch._fake_quantize_learnable_per_channel_affine(  # noqa: SLF001
+        x, scale, zero_point, 0, 0, top, 1.0
+    )
+
+
+def fake_quantize_log(
+    x: Float[Tensor, "*S"],
+    scale: Float[Tensor, "*Q"],
+    *,
+    log_step: float,
+    num_bits: int,
+) -> Float[Tensor, "*S"]:
+    """Round x / scale in [0, 1] to powers of 2^log_step; below the last code: zero.
+
+    log_step 1 is RepQ-ViT's log2 quantizer, 1/2 its log-root-2, k/37 AdaLog's
+    (2407.12951), with AdaLog's flush to zero: q = round(-log2(x / scale) / log_step),
+    x_hat = scale * 2^(-q log_step), and 0 where q >= 2^num_bits.
+    """
+    exponent = -torch.log2(x * scale.reciprocal())
+    code = torch.round(exponent * (1 / log_step)).clamp(min=0)
+    value = scale * torch.exp2(-code * log_step)
+    return torch.where(code < 2**num_bits, value, torch.zeros_like(value))
 
 
 class _StraightThrough(torch.autograd.Function):

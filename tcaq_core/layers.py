@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from tcaq_core.functional import AffineParams, dequantize, weight_params
-from tcaq_core.quantizers import (
-    AdaRound,
-    NotCalibrated,
-    UniformQuantizer,
-    nearest_codes,
-)
+from tcaq_core.learned import AdaRound, nearest_codes
+from tcaq_core.quantizers import NotCalibrated, UniformQuantizer
 from tcaq_core.recipe import LayerBits
+from tcaq_core.timesteps import TimestepCursor
 
 
 class QuantLayer(nn.Module, ABC):
@@ -36,12 +33,22 @@ class QuantLayer(nn.Module, ABC):
     input_rescale: Float[Tensor, "C"]
     weight_codes: UInt8[Tensor, "D C *K"] | None
     weight_hat: Float[Tensor, "D C *K"] | None
-    weight_scale: Float[Tensor, "D"]
-    weight_zero_point: Float[Tensor, "D"]
+    weight_scale: Float[Tensor, "D P"]
+    weight_zero_point: Float[Tensor, "D P"]
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, bits: LayerBits) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        bits: LayerBits,
+        *,
+        cursor: TimestepCursor,
+    ) -> None:
         super().__init__()
         self.bits = bits
+        self.cursor = cursor
+        self.parts: tuple[int, ...] = (weight.shape[1],)
+        """Input channels of each part that has grids of its own."""
         self.register_buffer("weight", weight.detach().clone())
         self.bias = (
             None
@@ -51,14 +58,9 @@ class QuantLayer(nn.Module, ABC):
         self.register_buffer("input_rescale", torch.ones(weight.shape[1]))
         self.register_buffer("weight_codes", None)
         self.register_buffer("weight_hat", None)
-        self.register_buffer("weight_scale", torch.ones(weight.shape[0]))
-        self.register_buffer("weight_zero_point", torch.zeros(weight.shape[0]))
-        # 16 activation bits mean: leave the input as it is.
-        self.input_quantizer = (
-            UniformQuantizer(bits.activation_bits)
-            if bits.activation_bits < 16
-            else None
-        )
+        self.register_buffer("weight_scale", torch.ones(weight.shape[0], 1))
+        self.register_buffer("weight_zero_point", torch.zeros(weight.shape[0], 1))
+        self.input_quantizer = self._new_input_quantizer()
         self.rounding: AdaRound | None = None
         self.is_rescaled = False
         self.is_active = False
@@ -68,11 +70,17 @@ class QuantLayer(nn.Module, ABC):
         """Return the layer's output for a given weight."""
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape (D, C, ...)."""
+        known = self.weight if self.weight is not None else self.codes()
+        return tuple(known.shape)
+
+    @property
     def weight_params(self) -> AffineParams:
-        """The weight grid, shaped to broadcast against the weight (D, 1, ...)."""
-        shape = (-1, 1, *([1] * self.num_spatial))
+        """The weight grid, shaped to broadcast against the weight (D, 1 or C, ...)."""
         return AffineParams(
-            self.weight_scale.view(shape), self.weight_zero_point.view(shape)
+            self._over_weight(self.weight_scale),
+            self._over_weight(self.weight_zero_point),
         )
 
     def full_weight(self) -> Float[Tensor, "D C *K"]:
@@ -85,6 +93,24 @@ class QuantLayer(nn.Module, ABC):
             raise NotCalibrated("a reloaded layer has codes but no full weight")
         return self.weight
 
+    def change_bits(self, bits: LayerBits) -> None:
+        """Set other bit widths; every grid has to be fitted again."""
+        self.bits = bits
+        self.input_quantizer = self._new_input_quantizer()
+        self.weight_codes = self.weight_hat = None
+        self.is_active = False
+
+    def split_input(self, parts: tuple[int, ...]) -> None:
+        """Give each group of consecutive input channels grids of its own.
+
+        Raises:
+            ValueError: the parts do not add up to the input channels.
+        """
+        if sum(parts) != self.input_rescale.numel() or min(parts) < 1:
+            raise ValueError(f"{parts} are not {self.input_rescale.numel()} channels")
+        self.parts = parts
+        self.change_bits(self.bits)
+
     def rescale_input(self, factor: Float[Tensor, "C"]) -> None:
         """Divide input channel j by factor_j and multiply its weights by it."""
         shape = (1, -1, *([1] * self.num_spatial))
@@ -92,8 +118,8 @@ class QuantLayer(nn.Module, ABC):
         self.input_rescale = self.input_rescale * factor
         self.is_rescaled = True
 
-    def fit_weight(self, low: Float[Tensor, "D"], high: Float[Tensor, "D"]) -> None:
-        """Set each output channel's grid and round the weight to nearest on it."""
+    def fit_weight(self, low: Float[Tensor, "D P"], high: Float[Tensor, "D P"]) -> None:
+        """Set each output channel's grids and round the weight to nearest on them."""
         params = weight_params(low, high, num_bits=self.bits.weight_bits)
         self.weight_scale, self.weight_zero_point = params.scale, params.zero_point
         self.commit(
@@ -125,17 +151,25 @@ class QuantLayer(nn.Module, ABC):
         self,
         codes: UInt8[Tensor, "D C *K"],
         *,
-        scale: Float[Tensor, "D"],
-        zero_point: Float[Tensor, "D"],
-        input_rescale: Float[Tensor, "C"] | None,
+        scale: Float[Tensor, "D P"],
+        zero_point: Float[Tensor, "D P"],
     ) -> None:
-        """Become the layer that a checkpoint holds; the full weight is dropped."""
-        self.weight = None
+        """Take the weight that a checkpoint holds; the full weight stays as it is.
+
+        Raises:
+            ValueError: tables of another shape than the parts need.
+        """
+        if scale.shape != (codes.shape[0], len(self.parts)):
+            raise ValueError(f"weight grids {tuple(scale.shape)}")
         self.weight_scale, self.weight_zero_point = scale, zero_point
+        self.commit(codes)
+
+    def drop_full_weight(self, input_rescale: Float[Tensor, "C"] | None) -> None:
+        """Forget the full weight: a checkpoint holds codes and TCR's factors only."""
+        self.weight = None
         if input_rescale is not None:
             self.input_rescale = input_rescale
             self.is_rescaled = True
-        self.commit(codes)
 
     def open_rounding(self) -> AdaRound:
         """Replace the codes by soft rounding until the next `commit`."""
@@ -160,6 +194,20 @@ class QuantLayer(nn.Module, ABC):
             x, self._quantized_weight() if self.is_active else self.full_weight()
         )
 
+    def _new_input_quantizer(self) -> UniformQuantizer | None:
+        # 16 activation bits mean: leave the input as it is.
+        if self.bits.activation_bits == 16:
+            return None
+        quantizer = UniformQuantizer(self.bits.activation_bits, cursor=self.cursor)
+        quantizer.parts = self.parts if len(self.parts) > 1 else ()
+        return quantizer
+
+    def _over_weight(self, table: Float[Tensor, "D P"]) -> Tensor:
+        if len(self.parts) > 1:
+            sizes = torch.tensor(self.parts, device=table.device)
+            table = table.repeat_interleave(sizes, dim=1)
+        return table.view(*table.shape, *([1] * self.num_spatial))
+
     def _quantized_weight(self) -> Tensor:
         if self.rounding is not None:
             return self.rounding.soft_weight()
@@ -173,8 +221,10 @@ class QuantConv2d(QuantLayer):
 
     num_spatial = 2
 
-    def __init__(self, conv: nn.Conv2d, bits: LayerBits) -> None:
-        super().__init__(conv.weight, conv.bias, bits)
+    def __init__(
+        self, conv: nn.Conv2d, bits: LayerBits, *, cursor: TimestepCursor
+    ) -> None:
+        super().__init__(conv.weight, conv.bias, bits, cursor=cursor)
         self.stride = conv.stride
         self.padding = conv.padding
         self.dilation = conv.dilation
@@ -191,8 +241,10 @@ class QuantLinear(QuantLayer):
 
     num_spatial = 0
 
-    def __init__(self, linear: nn.Linear, bits: LayerBits) -> None:
-        super().__init__(linear.weight, linear.bias, bits)
+    def __init__(
+        self, linear: nn.Linear, bits: LayerBits, *, cursor: TimestepCursor
+    ) -> None:
+        super().__init__(linear.weight, linear.bias, bits, cursor=cursor)
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return x (..., C) times the transposed weight (D, C)."""

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from tcaq_core.recipe import Recipe
+from tcaq_core.recipe import Recipe, SoftmaxGrid
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -16,6 +16,8 @@ class LayerEntry(BaseModel, frozen=True, extra="forbid"):
     shape: tuple[Annotated[int, Field(ge=1)], ...]
     weight_bits: Annotated[int, Field(ge=2, le=8)]
     activation_bits: Annotated[int, Field(ge=4, le=16)]
+    parts: tuple[Annotated[int, Field(ge=1)], ...]
+    """Input channels of each part with grids of its own; usually one part."""
     is_rescaled: bool
     """Whether TCR's ``<name>.input_rescale`` is stored and applied."""
 
@@ -23,13 +25,22 @@ class LayerEntry(BaseModel, frozen=True, extra="forbid"):
 class AttentionEntry(BaseModel, frozen=True, extra="forbid"):
     """The post-softmax grids of one attention block, one a timestep group."""
 
-    grids: tuple[Literal["uniform", "log2"], ...]
+    grids: tuple[SoftmaxGrid, ...]
+
+
+class Structure(BaseModel, frozen=True, extra="forbid"):
+    """What a quantized denoiser is made of, beside its tensors."""
+
+    layers: dict[str, LayerEntry]
+    attentions: dict[str, AttentionEntry]
+    steps: tuple[int, ...] = ()
+    """The timesteps that rows of tables by sampler step refer to, falling."""
 
 
 class Manifest(BaseModel, frozen=True, extra="forbid"):
     """The self-description of a checkpoint folder (``manifest.json``)."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     format: Literal["tcaq-packed"] = "tcaq-packed"
     recipe: Recipe
     recipe_digest: str
@@ -37,8 +48,7 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     """Reference, revision and weights hash of what was quantized."""
     environment: dict[str, Any]
     pipeline: Literal["DDPMPipeline", "DDIMPipeline"]
-    layers: dict[str, LayerEntry]
-    attentions: dict[str, AttentionEntry]
+    structure: Structure
     files: dict[str, Sha256]
     """SHA-256 of every other file of the folder."""
     denoiser_bytes: int

@@ -11,7 +11,21 @@ from tcaq_core.calibration import CalibrationSet, record_trajectories
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.diffusion import Pipeline, counting_calls
 from tcaq_core.passes import daq, fit_ranges, par, tcr
-from tcaq_core.recipe import DAQ, PAR, TCR, FitRanges, Pass, Recipe
+from tcaq_core.recipe import (
+    DAQ,
+    PAR,
+    TCR,
+    Allocate,
+    Correct,
+    FitRanges,
+    Modulate,
+    Pass,
+    Recipe,
+    SecondOrder,
+    Select,
+    Split,
+    Temporal,
+)
 
 Progress = Callable[[str, int, int], None]
 """Receives (stage, done, total); may raise `Interrupted` to stop the job."""
@@ -90,6 +104,10 @@ class _Run:
                     generator=generator,
                     progress=progress,
                 )
+            case Select() | Allocate() | Split() | Temporal():
+                raise NotImplementedError(config.kind)
+            case SecondOrder() | Modulate() | Correct():
+                raise NotImplementedError(config.kind)
             case _:
                 assert_never(config)
         return None

@@ -4,26 +4,20 @@ An inactive quantizer hands its input on unchanged. It still runs, so whoever
 calibrates can watch exactly the tensor that it would quantize.
 """
 
-from typing import Literal
-
 import torch
-from jaxtyping import Bool, Float, Int, Num, UInt8
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from tcaq_core.functional import (
-    AffineParams,
     affine_params,
-    dequantize,
-    fake_quantize_log2,
+    fake_quantize_learnable,
+    fake_quantize_log,
+    fake_quantize_samples,
     fake_quantize_tensor,
-    inverse_rectified_sigmoid,
-    quantize,
-    rectified_sigmoid,
     straight_through,
 )
+from tcaq_core.learned import RangeLearning
 from tcaq_core.timesteps import TimestepCursor, TimestepGroups
-
-Grid = Literal["uniform", "log2"]
 
 
 class NotCalibrated(RuntimeError):
@@ -31,47 +25,124 @@ class NotCalibrated(RuntimeError):
 
 
 class UniformQuantizer(nn.Module):
-    """One asymmetric grid for a whole activation tensor."""
+    """The asymmetric grids of an activation tensor.
 
-    scale: Float[Tensor, "*Q"]
-    zero_point: Float[Tensor, "*Q"]
+    `scale` and `zero_point` are tables: a row per set of timesteps (one row: the same
+    grid always), a column per part of the channel dimension (one column: the whole
+    tensor). Every grid covers a whole tensor slice, as integer kernels need it.
+    """
 
-    def __init__(self, num_bits: int) -> None:
+    scale: Float[Tensor, "R P"]
+    zero_point: Float[Tensor, "R P"]
+    row_of_step: Int[Tensor, "T"] | None
+
+    def __init__(self, num_bits: int, *, cursor: TimestepCursor) -> None:
         super().__init__()
         self.num_bits = num_bits
-        self.register_buffer("scale", torch.full((), torch.nan))
-        self.register_buffer("zero_point", torch.zeros(()))
+        self.cursor = cursor
+        self.parts: tuple[int, ...] = ()
+        """Channels of each part; empty: one part, whatever its size."""
+        self.register_buffer("scale", torch.full((1, 1), torch.nan))
+        self.register_buffer("zero_point", torch.zeros(1, 1))
+        self.register_buffer("row_of_step", None)
+        self.learning: RangeLearning | None = None
         self.is_fitted = False
         self.is_active = False
 
-    def fit(self, low: Float[Tensor, ""], high: Float[Tensor, ""]) -> None:
-        """Set the grid that covers [low, high]."""
+    def fit(
+        self,
+        low: Float[Tensor, "R P"],
+        high: Float[Tensor, "R P"],
+        *,
+        row_of_step: Int[Tensor, "T"] | None = None,
+    ) -> None:
+        """Set the grids that cover [low, high]; see `load` for the rows."""
         params = affine_params(low, high, num_bits=self.num_bits)
-        self.load(params.scale, params.zero_point)
+        self.load(params.scale, params.zero_point, row_of_step=row_of_step)
 
-    def load(self, scale: Float[Tensor, ""], zero_point: Num[Tensor, ""]) -> None:
-        """Set the grid itself, as a checkpoint holds it."""
-        self.scale.copy_(scale)
-        self.zero_point.copy_(zero_point)
+    def load(
+        self,
+        scale: Float[Tensor, "R P"],
+        zero_point: Num[Tensor, "R P"],
+        *,
+        row_of_step: Num[Tensor, "T"] | None = None,
+    ) -> None:
+        """Set the grids themselves, as a checkpoint holds them.
+
+        With several rows, row i belongs to the cursor's sampler step i, unless
+        `row_of_step` says otherwise.
+
+        Raises:
+            ValueError: tables of another shape than the parts need.
+        """
+        columns = max(1, len(self.parts))
+        if scale.ndim != 2 or scale.shape[1] != columns:
+            raise ValueError(f"grids {tuple(scale.shape)} for {columns} parts")
+        if scale.shape != zero_point.shape:
+            raise ValueError("a zero point for every scale")
+        device = self.scale.device
+        self.scale = scale.to(device).clone()
+        self.zero_point = zero_point.to(device, torch.float32)
+        if row_of_step is not None:
+            row_of_step = row_of_step.to(device, torch.int64)
+        self.row_of_step = row_of_step
         self.is_fitted = True
         self.is_active = True
 
     def forward(self, x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """Return x on the grid; gradients pass straight through inside the range."""
+        """Return x on its grids; gradients pass straight through inside the range.
+
+        With several rows the first dimension of x is the batch; with several parts
+        the second is the channel.
+        """
         if not self.is_active:
             return x
         if not self.is_fitted:
             raise NotCalibrated("an activation quantizer has no range yet")
-        return fake_quantize_tensor(
-            x, self.scale, self.zero_point, num_bits=self.num_bits
+        if len(self.parts) < 2:
+            x_hat = self._on_grid(x, 0)
+        else:
+            pieces = enumerate(x.split(self.parts, dim=1))
+            x_hat = torch.cat([self._on_grid(piece, p) for p, piece in pieces], dim=1)
+        return x_hat if self.learning is None else self.learning.drop(x, x_hat)
+
+    def rows(self) -> Int[Tensor, "N"]:
+        """Return the row of every sample of the current batch."""
+        step = self.cursor.step
+        return step if self.row_of_step is None else self.row_of_step[step]
+
+    def _on_grid(self, x: Float[Tensor, "*S"], part: int) -> Float[Tensor, "*S"]:
+        scale, zero_point = self.scale[:, part], self.zero_point[:, part]
+        if self.learning is not None:
+            scale = self.learning.scale(scale, part)
+        if len(scale) == 1:
+            return self._on_row(x, scale[0], zero_point[0])
+        rows = self.rows()
+        if bool((rows == rows[0]).all()):
+            return self._on_row(x, scale[rows[0]], zero_point[rows[0]])
+        if self.learning is not None:
+            return fake_quantize_learnable(
+                x, scale[rows], zero_point[rows], num_bits=self.num_bits
+            )
+        return fake_quantize_samples(
+            x, scale[rows], zero_point[rows], num_bits=self.num_bits
         )
+
+    def _on_row(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        if self.learning is not None:
+            return fake_quantize_learnable(x, scale, zero_point, num_bits=self.num_bits)
+        return fake_quantize_tensor(x, scale, zero_point, num_bits=self.num_bits)
 
 
 class SoftmaxQuantizer(nn.Module):
-    """The grid of a post-softmax map: uniform or log2, one choice a timestep group."""
+    """The grids of a post-softmax map, one for each timestep group.
+
+    `log_step` is zero for a uniform grid and otherwise the logarithm of the grid's
+    base: 1 for log2, 1/2 for log-root-2, k/37 for AdaLog's.
+    """
 
     scale: Float[Tensor, "G"]
-    is_log2: Bool[Tensor, "G"]
+    log_step: Float[Tensor, "G"]
 
     def __init__(
         self, num_bits: int, *, cursor: TimestepCursor, num_timesteps: int
@@ -81,7 +152,7 @@ class SoftmaxQuantizer(nn.Module):
         self.cursor = cursor
         self.num_timesteps = num_timesteps
         self.register_buffer("scale", torch.full((1,), torch.nan))
-        self.register_buffer("is_log2", torch.zeros(1, dtype=torch.bool))
+        self.register_buffer("log_step", torch.zeros(1))
         self.is_fitted = False
         self.is_active = False
 
@@ -90,16 +161,15 @@ class SoftmaxQuantizer(nn.Module):
         """The partition of timesteps that the choices refer to."""
         return TimestepGroups(self.num_timesteps, self.scale.numel())
 
-    def fit(self, peak: Float[Tensor, "G"], is_log2: Bool[Tensor, "G"]) -> None:
+    def fit(self, peak: Float[Tensor, "G"], log_step: Float[Tensor, "G"]) -> None:
         """Set each group's largest value and kind of grid."""
-        uniform = grid_scale(peak, "uniform", num_bits=self.num_bits)
-        log2 = grid_scale(peak, "log2", num_bits=self.num_bits)
-        self.load(torch.where(is_log2, log2, uniform), is_log2)
+        self.load(grid_scale(peak, log_step, num_bits=self.num_bits), log_step)
 
-    def load(self, scale: Float[Tensor, "G"], is_log2: Bool[Tensor, "G"]) -> None:
+    def load(self, scale: Float[Tensor, "G"], log_step: Float[Tensor, "G"]) -> None:
         """Set the grids themselves, as a checkpoint holds them."""
-        self.register_buffer("scale", scale.to(self.scale.device).clone())
-        self.register_buffer("is_log2", is_log2.to(self.is_log2.device).clone())
+        device = self.scale.device
+        self.scale = scale.to(device).clone()
+        self.log_step = log_step.to(device).clone()
         self.is_fitted = True
         self.is_active = True
 
@@ -116,8 +186,9 @@ class SoftmaxQuantizer(nn.Module):
         return self._mixed(a, group)
 
     def _on_grid(self, a: Float[Tensor, "N *S"], g: int) -> Float[Tensor, "N *S"]:
-        grid: Grid = "log2" if bool(self.is_log2[g]) else "uniform"
-        return softmax_grid(a, self.scale[g], grid, num_bits=self.num_bits)
+        return softmax_grid(
+            a, self.scale[g], log_step=float(self.log_step[g]), num_bits=self.num_bits
+        )
 
     def _mixed(
         self, a: Float[Tensor, "N *S"], group: Int[Tensor, "N"]
@@ -129,65 +200,24 @@ class SoftmaxQuantizer(nn.Module):
         return parts
 
 
-class AdaRound(nn.Module):
-    """Learned rounding of one weight (2004.10568): V decides up or down, softly."""
-
-    def __init__(
-        self, weight: Float[Tensor, "*W"], params: AffineParams, *, num_bits: int
-    ) -> None:
-        super().__init__()
-        self.params = params
-        self.top = 2**num_bits - 1
-        position = weight * params.scale.reciprocal()
-        floor = torch.floor(position)
-        self.base: Float[Tensor, "*W"] = floor + params.zero_point
-        fraction = (position - floor).clamp(1e-4, 1 - 1e-4)
-        self.v = nn.Parameter(inverse_rectified_sigmoid(fraction))
-
-    def soft_rounding(self) -> Float[Tensor, "*W"]:
-        """Return h(V), between 0 (down) and 1 (up)."""
-        return rectified_sigmoid(self.v)
-
-    def soft_weight(self) -> Float[Tensor, "*W"]:
-        """Return the weight with soft rounding, differentiable in V."""
-        codes = (self.base + self.soft_rounding()).clamp(0, self.top)
-        return dequantize(codes, self.params)
-
-    @torch.no_grad()
-    def codes(self) -> UInt8[Tensor, "*W"]:
-        """Return the codes with every rounding decided."""
-        return (self.base + (self.v >= 0)).clamp(0, self.top).to(torch.uint8)
-
-    @torch.no_grad()
-    def reopen(self, v: Float[Tensor, "*W"]) -> None:
-        """Start from earlier rounding variables, moved back from the flat ends of h.
-
-        Where h is clipped its gradient is zero, and a decision of an earlier round
-        could never be revised.
-        """
-        self.v.copy_(v.clamp(-2.0, 2.0))
-
-
-def nearest_codes(
-    weight: Float[Tensor, "*W"], params: AffineParams, *, num_bits: int
-) -> UInt8[Tensor, "*W"]:
-    """Return the codes of a weight rounded to nearest."""
-    return quantize(weight, params, num_bits=num_bits).to(torch.uint8)
-
-
 def softmax_grid(
-    a: Float[Tensor, "*S"], scale: Float[Tensor, ""], grid: Grid, *, num_bits: int
+    a: Float[Tensor, "*S"],
+    scale: Float[Tensor, ""],
+    *,
+    log_step: float,
+    num_bits: int,
 ) -> Float[Tensor, "*S"]:
-    """Return a map on one grid; scale is the step (uniform) or the peak (log2)."""
-    match grid:
-        case "uniform":
-            zero = torch.zeros_like(scale)
-            return fake_quantize_tensor(a, scale, zero, num_bits=num_bits)
-        case "log2":
-            return straight_through(a, fake_quantize_log2(a, scale, num_bits=num_bits))
+    """Return a map on one grid; scale is the step (uniform) or the peak (log)."""
+    if log_step == 0.0:
+        zero = torch.zeros_like(scale)
+        return fake_quantize_tensor(a, scale, zero, num_bits=num_bits)
+    a_hat = fake_quantize_log(a, scale, log_step=log_step, num_bits=num_bits)
+    return straight_through(a, a_hat)
 
 
-def grid_scale(peak: Tensor, grid: Grid, *, num_bits: int) -> Tensor:
+def grid_scale(
+    peak: Float[Tensor, "*Q"], log_step: Float[Tensor, "*Q"], *, num_bits: int
+) -> Float[Tensor, "*Q"]:
     """Return the scale with which a grid's largest value is `peak`."""
     peak = peak.clamp(min=torch.finfo(torch.float32).tiny * 2**24)
-    return peak if grid == "log2" else peak / (2**num_bits - 1)
+    return torch.where(log_step > 0, peak, peak / (2**num_bits - 1))

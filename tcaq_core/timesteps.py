@@ -1,9 +1,10 @@
-"""Which timestep the denoiser is at, and to which group it belongs."""
+"""Which timestep the denoiser is at, and to which group or sampler step it belongs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -25,6 +26,31 @@ class TimestepGroups:
         return t.clamp(0, last) * self.num_groups // self.num_timesteps
 
 
+@dataclass(frozen=True)
+class SamplerSteps:
+    """The timesteps that the calibrated sampler visits, in its order: falling.
+
+    Tables by sampler step (TFMQ-DM's FSC) are indexed by the nearest of them, so
+    another number of steps never silently reads a wrong row.
+    """
+
+    timesteps: tuple[int, ...]
+
+    @classmethod
+    def of_data(cls, t: Int[Tensor, "M"]) -> "SamplerSteps":
+        """Return the distinct timesteps of a calibration set."""
+        return cls(tuple(sorted(set(t.tolist()), reverse=True)))
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def index(self, t: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+        """Return the step 0 .. len-1 nearest to each timestep; ties go to the later."""
+        rising = torch.tensor(self.timesteps[::-1], device=t.device)
+        between = (rising[1:] + rising[:-1]) / 2
+        return len(self) - 1 - torch.bucketize(t.double(), between.double())
+
+
 class TimestepCursor:
     """The one mutable cell that tells quantizers which timestep is being denoised.
 
@@ -33,6 +59,9 @@ class TimestepCursor:
 
     def __init__(self) -> None:
         self._t: Tensor | None = None
+        self._step: Tensor | None = None
+        self.steps: SamplerSteps | None = None
+        """The steps that tables refer to; set by the first pass that makes one."""
 
     @property
     def t(self) -> Int[Tensor, "N"]:
@@ -45,6 +74,19 @@ class TimestepCursor:
             raise RuntimeError("a timestep-dependent quantizer ran outside a forward")
         return self._t
 
+    @property
+    def step(self) -> Int[Tensor, "N"]:
+        """The calibrated sampler step nearest to every sample's timestep.
+
+        Raises:
+            RuntimeError: read outside of `at`, or no steps are set.
+        """
+        if self.steps is None:
+            raise RuntimeError("a table by sampler step is used, but no steps are set")
+        if self._step is None:
+            self._step = self.steps.index(self.t)
+        return self._step
+
     @contextmanager
     def at(self, t: Int[Tensor, "N"]) -> Iterator[None]:
         """Set the timesteps for the duration of a block; nesting raises."""
@@ -54,4 +96,4 @@ class TimestepCursor:
         try:
             yield
         finally:
-            self._t = None
+            self._t = self._step = None

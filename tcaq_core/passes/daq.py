@@ -1,12 +1,14 @@
 """Dynamically adaptive quantizer of post-softmax maps (TCAQ-DM, "DAQ").
 
 Post-softmax maps drift towards a power law as denoising proceeds, so each attention
-chooses between a uniform and a log2 grid for every timestep group on its own.
+chooses a uniform grid or a logarithmic one for every timestep group on its own.
 
 Invariant: the error of the attention output on the calibration data never grows
-(``output_error``); ``likelihood_ratio`` is the paper's rule, which does not promise it.
+(``output_error``, on the queries examined: each map's rows are independent, and 64 of
+them tell as much); ``likelihood_ratio`` is the paper's rule and does not promise it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,23 +17,33 @@ from torch import Tensor, nn
 from tcaq_core.calibration import CalibrationSet, watching_all
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.functional import power_law_log_likelihood_ratio
-from tcaq_core.quantizers import Grid, SoftmaxQuantizer, grid_scale, softmax_grid
-from tcaq_core.recipe import DAQ
+from tcaq_core.quantizers import SoftmaxQuantizer, grid_scale, softmax_grid
+from tcaq_core.recipe import DAQ, SoftmaxGrid
 from tcaq_core.timesteps import TimestepGroups
 
-GRIDS: tuple[Grid, ...] = ("uniform", "log2")
+# The logarithms of the bases that each kind of grid may have; zero: uniform.
+# AdaLog's base is 2^(k/37) with k searched; these k span what 4 to 8 bits can use.
+LOG_STEPS: dict[SoftmaxGrid, tuple[float, ...]] = {
+    "uniform": (0.0,),
+    "log2": (1.0,),
+    "log_sqrt2": (0.5,),
+    "adaptive": tuple(k / 37 for k in (2, 4, 7, 11, 15, 25)),
+}
 # A map's largest value is at most 1; smaller peaks trade clipping for resolution.
 # Powers of two keep the log2 grid's codes pure shifts.
 PEAKS = tuple(2.0**-k for k in range(8))
 # Values of each call's map that enter the likelihood ratio.
 VALUES_PER_CALL = 4096
+# Queries of each call's map on which candidates are compared.
+QUERIES = 64
 
 
 @dataclass(frozen=True)
 class Choice:
     """The grid of one attention in one timestep group."""
 
-    grid: Grid
+    log_step: float
+    """Logarithm of the base; zero for a uniform grid."""
     peak: float
 
 
@@ -53,7 +65,7 @@ def apply(
 ) -> dict[str, list[str]]:
     """Choose a grid per attention and timestep group; return the kinds by name."""
     groups = TimestepGroups(denoiser.num_timesteps, config.num_groups)
-    evidence = gather(denoiser, data, groups, generator=generator)
+    evidence = gather(denoiser, data, groups, config, generator=generator)
     chosen: dict[str, list[str]] = {}
     for name, _, processor in denoiser.attentions():
         visited = {g: choose(e, config) for g, e in evidence[name].items()}
@@ -61,9 +73,9 @@ def apply(
         device = data.x_t.device
         processor.softmax_quantizer.fit(
             torch.tensor([c.peak for c in choices], device=device),
-            torch.tensor([c.grid == "log2" for c in choices], device=device),
+            torch.tensor([c.log_step for c in choices], device=device),
         )
-        chosen[name] = [c.grid for c in choices]
+        chosen[name] = [f"{c.log_step:.3f}" for c in choices]
     return chosen
 
 
@@ -72,7 +84,7 @@ def choose(evidence: Evidence, config: DAQ) -> Choice:
     match config.select:
         case "likelihood_ratio":
             ratio = power_law_log_likelihood_ratio(torch.cat(evidence.values))
-            return Choice("log2" if ratio > 0 else "uniform", evidence.peak)
+            return Choice(1.0 if ratio > 0 else 0.0, evidence.peak)
         case "output_error":
             return min(evidence.errors, key=lambda c: evidence.errors[c])
 
@@ -82,13 +94,19 @@ def gather(
     denoiser: QuantizedDenoiser,
     data: CalibrationSet,
     groups: TimestepGroups,
+    config: DAQ,
     *,
     generator: torch.Generator,
 ) -> dict[str, dict[int, Evidence]]:
     """Return, per attention and visited group, what full precision shows."""
     mixes = {name: processor.mix for name, _, processor in denoiser.attentions()}
     found: dict[str, dict[int, Evidence]] = {name: {} for name in mixes}
-
+    candidates = [
+        Choice(log_step, peak)
+        for grid in config.grids
+        for log_step in LOG_STEPS[grid]
+        for peak in PEAKS
+    ]
     fitted = {name: _fitted(mix.softmax_quantizer) for name, mix in mixes.items()}
 
     def see(name: str, args: tuple[Tensor, ...]) -> None:
@@ -102,7 +120,7 @@ def gather(
                 evidence,
                 attention[at],
                 v[at],
-                fitted=fitted[name],
+                candidates=[fitted[name], *candidates],
                 bits=bits,
                 generator=generator,
             )
@@ -119,7 +137,7 @@ def look(
     attention: Tensor,
     v: Tensor,
     *,
-    fitted: Choice,
+    candidates: Sequence[Choice],
     bits: int,
     generator: torch.Generator,
 ) -> None:
@@ -129,17 +147,21 @@ def look(
     at = torch.randint(flat.numel(), (count,), generator=generator)
     evidence.values.append(flat[at.to(flat.device)])
     evidence.peak = max(evidence.peak, float(flat.max()))
-    exact = attention @ v
-    for choice in (fitted, *(Choice(g, peak) for g in GRIDS for peak in PEAKS)):
-        scale = grid_scale(v.new_tensor(choice.peak), choice.grid, num_bits=bits)
-        out = softmax_grid(attention, scale, choice.grid, num_bits=bits) @ v
+    queries = attention[:, :, :: max(1, attention.shape[2] // QUERIES)]
+    exact = queries @ v
+    for choice in candidates:
+        scale = grid_scale(
+            v.new_tensor(choice.peak), v.new_tensor(choice.log_step), num_bits=bits
+        )
+        a_hat = softmax_grid(queries, scale, log_step=choice.log_step, num_bits=bits)
+        out = a_hat @ v
         error = float((out - exact).square().double().sum())
         evidence.errors[choice] = evidence.errors.get(choice, 0.0) + error
 
 
 def _fitted(quantizer: SoftmaxQuantizer) -> Choice:
     # What fit_ranges chose is a candidate too: that makes the invariant true.
-    return Choice("uniform", float(quantizer.scale[0]) * (2**quantizer.num_bits - 1))
+    return Choice(0.0, float(quantizer.scale[0]) * (2**quantizer.num_bits - 1))
 
 
 def _nearest(group: int, visited: dict[int, Choice]) -> int:

@@ -4,14 +4,11 @@ Invariant: touches quantizer parameters only; full-precision weights and factors
 as they are.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from tcaq_core.calibration import CalibrationSet, watching
+from tcaq_core.calibration import CalibrationSet
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.errors import CalibrationFailed
 from tcaq_core.functional import (
@@ -22,7 +19,10 @@ from tcaq_core.functional import (
     weight_params,
 )
 from tcaq_core.layers import QuantLayer
+from tcaq_core.observation import Seen, observe
+from tcaq_core.quantizers import SoftmaxQuantizer, UniformQuantizer
 from tcaq_core.recipe import FitRanges
+from tcaq_core.timesteps import SamplerSteps
 
 # BRECQ's search: 80 shrink factors 1, 0.99, ... under the L2.4 norm.
 SHRINKS = 80
@@ -33,19 +33,8 @@ QUANTILES = (0.999, 0.9999, 0.99999)
 # end is -0.28 whatever the upper one is.
 HIGH_SHRINKS = tuple(1 - 0.04 * i for i in range(20))
 LOW_SHRINKS = tuple(1 - 0.1 * i for i in range(8))
-# Values kept per watched tensor and batch: enough for a 1e-4 quantile over a run.
-VALUES_PER_BATCH = 4096
 # torch.quantile sorts at most 2^24 values; a tenth of that is plenty.
 MAX_VALUES = 2**20
-
-
-@dataclass
-class Seen:
-    """The range of a tensor over the calibration data, and a sample of its values."""
-
-    low: Tensor
-    high: Tensor
-    values: list[Tensor]
 
 
 def apply(
@@ -67,16 +56,20 @@ def fit_weight(name: str, layer: QuantLayer, config: FitRanges) -> None:
     Raises:
         CalibrationFailed: the weight has NaN or infinite values.
     """
-    weight = layer.full_weight().flatten(1)  # (D, C * K)
-    if not bool(torch.isfinite(weight).all()):
+    if not bool(torch.isfinite(layer.full_weight()).all()):
         raise CalibrationFailed(
             f"The weight of {name} has NaN or infinite values.",
             hint="The model itself is broken; no quantization can repair it.",
         )
-    low, high = weight.amin(1).clamp(max=0), weight.amax(1).clamp(min=0)
-    if config.weight == "mse":
-        low, high = _search_weight(weight, low, high, bits=layer.bits.weight_bits)
-    layer.fit_weight(low, high)
+    lows, highs = [], []
+    for part in layer.full_weight().split(layer.parts, dim=1):
+        rows = part.flatten(1)
+        low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
+        if config.weight == "mse":
+            low, high = _search_weight(rows, low, high, bits=layer.bits.weight_bits)
+        lows.append(low)
+        highs.append(high)
+    layer.fit_weight(torch.stack(lows, dim=1), torch.stack(highs, dim=1))
 
 
 def _search_weight(
@@ -111,64 +104,66 @@ def fit_activations(
     """Fit every activation grid on what full precision shows it."""
     uniform = denoiser.activation_quantizers()
     softmax = {n: p.softmax_quantizer for n, _, p in denoiser.attentions()}
-    seen = observe(denoiser, data, {**uniform, **softmax}, generator=generator)
+    watched: dict[str, UniformQuantizer | SoftmaxQuantizer] = {**uniform, **softmax}
+    seen = observe(denoiser, data, watched, generator=generator)
     for name, quantizer in uniform.items():
-        low, high = choose_range(seen[name], config, num_bits=quantizer.num_bits)
-        quantizer.fit(low, high)
+        parts = range(max(1, len(quantizer.parts)))
+        fit_grid(quantizer, [seen[name, part] for part in parts], config)
     for name, grid in softmax.items():
-        _, peak = choose_range(seen[name], config, num_bits=grid.num_bits)
-        is_log2 = torch.zeros(1, dtype=torch.bool, device=peak.device)
-        grid.fit(peak.reshape(1), is_log2)
+        _, peak = shared_range(seen[name, 0], config, num_bits=grid.num_bits)
+        grid.fit(peak.reshape(1), torch.zeros(1, device=peak.device))
+    if config.timesteps != "shared":
+        denoiser.cursor.steps = SamplerSteps.of_data(data.t)
 
 
-def observe(
-    denoiser: QuantizedDenoiser,
-    data: CalibrationSet,
-    quantizers: Mapping[str, nn.Module],
-    *,
-    generator: torch.Generator,
-) -> dict[str, Seen]:
-    """Watch what each quantizer would be given, in full precision.
+def fit_grid(quantizer: UniformQuantizer, seen: list[Seen], config: FitRanges) -> None:
+    """Fit one quantizer's table of grids: a row per step or one, a column per part."""
+    num_bits = quantizer.num_bits
+    match config.timesteps:
+        case "shared":
+            ranges = [
+                torch.stack(shared_range(s, config, num_bits=num_bits)) for s in seen
+            ]
+            table = torch.stack(ranges, dim=1)[:, None]  # (2, R, P)
+        case "step":
+            ranges = [step_ranges(s, config, num_bits=num_bits) for s in seen]
+            table = torch.stack(ranges, dim=2)
+        case "function" | "groups":
+            raise NotImplementedError
+    quantizer.fit(table[0], table[1])
 
-    Raises:
-        CalibrationFailed: a tensor has NaN or infinite values.
-    """
-    seen: dict[str, Seen] = {}
 
-    def see(name: str, x: Tensor) -> None:
-        low, high = torch.aminmax(x)
-        flat = x.flatten()
-        count = min(VALUES_PER_BATCH, flat.numel())
-        at = torch.randint(flat.numel(), (count,), generator=generator)
-        known = seen.setdefault(name, Seen(low, high, []))
-        known.low, known.high = known.low.minimum(low), known.high.maximum(high)
-        known.values.append(flat[at.to(flat.device)])
+def shared_range(
+    seen: Seen, config: FitRanges, *, num_bits: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the one range for all timesteps that the criterion prefers."""
+    return choose_range(
+        seen.pooled(), seen.low.amin(), seen.high.amax(), config, num_bits=num_bits
+    )
 
-    with denoiser.full_precision(), watching(quantizers, see):
-        for batch in data.batches():
-            denoiser(batch.x_t, batch.t)
-    for name in quantizers:
-        if name not in seen:
-            raise CalibrationFailed(
-                f"{name} never ran during calibration.",
-                hint="Add its layer to the recipe's skip list.",
-            )
-        found = seen[name]
-        if not bool(torch.isfinite(found.high - found.low)):
-            raise CalibrationFailed(
-                f"The tensor at {name} has NaN or infinite values.",
-                hint="Check the model in float32 and the calibration noise.",
-            )
-    return seen
+
+def step_ranges(
+    seen: Seen, config: FitRanges, *, num_bits: int
+) -> Float[Tensor, "2 T"]:
+    """Return each sampler step's own range."""
+    ranges = [
+        choose_range(torch.cat(values), low, high, config, num_bits=num_bits)
+        for values, low, high in zip(seen.values, seen.low, seen.high, strict=True)
+    ]
+    return torch.stack([torch.stack(pair) for pair in ranges], dim=1)
 
 
 def choose_range(
-    seen: Seen, config: FitRanges, *, num_bits: int
+    values: Float[Tensor, "M"],
+    low: Float[Tensor, ""],
+    high: Float[Tensor, ""],
+    config: FitRanges,
+    *,
+    num_bits: int,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the range that the configured criterion prefers."""
+    """Return the range that the configured criterion prefers for these values."""
     if config.activation == "min_max":
-        return seen.low, seen.high
-    values = torch.cat(seen.values)
+        return low, high
     values = values[:: -(-values.numel() // MAX_VALUES)]
     if config.activation == "percentile":
         candidates = [
@@ -177,9 +172,7 @@ def choose_range(
         ]
         power = 2.0
     else:
-        candidates = [
-            (seen.low * a, seen.high * b) for a in LOW_SHRINKS for b in HIGH_SHRINKS
-        ]
+        candidates = [(low * a, high * b) for a in LOW_SHRINKS for b in HIGH_SHRINKS]
         power = POWER
     losses = torch.stack(
         [_range_loss(values, *c, num_bits=num_bits, power=power) for c in candidates]

@@ -31,6 +31,8 @@ def apply(denoiser: QuantizedDenoiser, data: CalibrationSet, config: TCR) -> Non
 def factors(channel_range: Float[Tensor, "T C"], config: TCR) -> Float[Tensor, "C"]:
     """Return r from each channel's largest magnitude per timestep group."""
     r = balance(channel_range, target=config.target).clamp(min=1e-4)
+    if config.strength == "search":
+        raise NotImplementedError
     r = r.pow(config.strength)
     if config.truncation is not None:
         r = r.clamp(1 / config.truncation, config.truncation)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from tcaq_core.recipe.passes import DAQ, PAR, TCR, FitRanges
+from tcaq_core.recipe.ranges import DAQ, TCR, FitRanges
+from tcaq_core.recipe.reconstruction import PAR
 from tcaq_core.recipe.recipe import (
     ActivationBits,
     CalibrationSpec,
