@@ -3,7 +3,9 @@
     python -m benchmarks.quality [--quick] [--json FILE]
     python -m benchmarks.quality --model FOLDER --recipes rtn,tcaq --bits W8A8,W4A4
     python -m benchmarks.quality --recipes tcaq,mine.json    # passes of your own
+    python -m benchmarks.quality --recipes fit_ranges,+tcr,+daq,+par    # ablation
 
+The ablation rows are the beginnings of `tcaq`: its ranges alone, then with each pass.
 Every row quantizes the same model with the same calibration seed and compares with
 full precision on the same held-out noise: the PSNR of the final images, and the error
 of the predicted noise over held-out full-precision trajectories.
@@ -31,6 +33,14 @@ from tcaq_core.recipe import PRESETS, CalibrationSpec, Method, Recipe, resolve
 
 DEMO_MODEL = Path(__file__).parents[1] / "models" / "ddpm-cifar10-small"
 CPU = torch.device("cpu")
+COMPARED = ["rtn", "ptq4dm", "qdiffusion", "tfmq", "tcaq", "fast", "standard", "best"]
+# Each row of the paper's ablation has the passes of the row before and its own.
+ABLATION = {
+    "fit_ranges": ("fit_ranges",),
+    "+tcr": ("tcr", "fit_ranges"),
+    "+daq": ("tcr", "fit_ranges", "daq"),
+    "+par": ("tcr", "fit_ranges", "daq", "par"),
+}
 # Calibration draws its noise from seed 0 upwards; what is measured never saw it.
 HELD_OUT = 1_000_000
 
@@ -67,7 +77,7 @@ def main() -> None:
     for bits in arguments.bits:
         for name in arguments.recipes:
             recipe = resolve(
-                _method(name),
+                _method(name, bits),
                 weight_bits=bits[0],
                 activation_bits=bits[1],
                 softmax_bits=8,
@@ -117,7 +127,7 @@ def _measure(
         activation_bits=recipe.activation_bits,
         psnr_db=psnr_db(_images(arguments, pipeline), reference.images),
         noise_relative_mse=relative_mse(
-            _predict(pipeline, reference.trajectories), reference.eps
+            _predict(arguments, pipeline, reference.trajectories), reference.eps
         ),
         quantize_seconds=seconds,
         checkpoint_bytes=size,
@@ -133,7 +143,7 @@ def _reference(arguments: argparse.Namespace) -> Reference:
     trajectories = record_trajectories(pipeline, spec, seed=HELD_OUT + arguments.seed)
     return Reference(
         trajectories,
-        _predict(pipeline, trajectories),
+        _predict(arguments, pipeline, trajectories),
         _images(arguments, pipeline),
     )
 
@@ -148,9 +158,13 @@ def _images(arguments: argparse.Namespace, pipeline: Pipeline) -> Tensor:
 
 
 @torch.no_grad()
-def _predict(pipeline: Pipeline, data: CalibrationSet) -> Tensor:
+def _predict(
+    arguments: argparse.Namespace, pipeline: Pipeline, data: CalibrationSet
+) -> Tensor:
+    # One sampler step a batch: recipes with a memory between steps need the order.
+    batches = data.batches(arguments.images)
     return torch.cat(
-        [pipeline.denoiser(b.x_t, b.t, return_dict=False)[0] for b in data.batches()]
+        [pipeline.denoiser(b.x_t, b.t, return_dict=False)[0] for b in batches]
     )
 
 
@@ -161,18 +175,24 @@ def _bits(text: str) -> list[tuple[int, int]]:
     return [(int(m[1]), int(m[2])) for m in found if m]
 
 
-def _method(name: str) -> str | Method:
+def _method(name: str, bits: tuple[int, int]) -> str | Method:
     if name in PRESETS:
         return name
+    if name in ABLATION:
+        whole = PRESETS["tcaq"](*bits)
+        kept = [item for item in whole.passes if item.kind in ABLATION[name]]
+        return Method(passes=tuple(kept), skip=whole.skip)
     return Method.model_validate_json(Path(name).read_text(encoding="utf-8"))
 
 
 def _recipes(text: str) -> Sequence[str]:
     names = text.split(",")
-    unknown = [n for n in names if n not in PRESETS and not n.endswith(".json")]
+    known = {*PRESETS, *ABLATION}
+    unknown = [n for n in names if n not in known and not n.endswith(".json")]
     if unknown:
         raise argparse.ArgumentTypeError(
-            f"unknown {', '.join(unknown)}; there are {', '.join(PRESETS)}, or a file "
+            f"unknown {', '.join(unknown)}; there are {', '.join(PRESETS)}, the "
+            f"ablation rows {', '.join(ABLATION)}, or a file "
             "FILE.json with passes, skip and overrides"
         )
     return names
@@ -187,7 +207,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="held-out images (32; quick: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the held-out noise")
     parser.add_argument("--calibration-seed", type=int, default=0)
-    parser.add_argument("--recipes", type=_recipes, default=["rtn", "tcaq"])
+    parser.add_argument("--recipes", type=_recipes)
     parser.add_argument("--bits", type=_bits)
     parser.add_argument("--json", type=Path, help="write machine-readable rows here")
     parser.add_argument("--quick", action="store_true", help="under 5 minutes")
@@ -195,6 +215,8 @@ def _parse() -> argparse.Namespace:
     quick = arguments.quick
     arguments.steps = arguments.steps or (10 if quick else 20)
     arguments.images = arguments.images or (8 if quick else 32)
+    compared = ["rtn", "tcaq", "best"] if quick else [*COMPARED, *ABLATION]
+    arguments.recipes = arguments.recipes or compared
     default = "W4A8" if quick else "W8A8,W4A8,W6A6,W4A4"
     arguments.bits = arguments.bits or _bits(default)
     return arguments

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 
 from jobs.artifacts import StoredArtifact
 from jobs.errors import LeaseLost
-from jobs.models import Artifact, Job, JobArtifact, Json
+from jobs.models import Artifact, Job, JobArtifact
 from jobs.stages import Progress
 from jobs.status import JobStatus, sources
+from jobs.steps import advance, close_steps
 
 HELD: Final = (JobStatus.RUNNING, JobStatus.CANCELLING)
 
@@ -30,6 +31,16 @@ class Lease:
     job_id: UUID
     owner: str
     token: int
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where an attempt goes on from what an earlier one has finished."""
+
+    entry: str
+    """The journal's last entry that it used."""
+    fraction: float
+    """Share of the whole job that was done by then."""
 
 
 def lease_of(job: Job) -> Lease:
@@ -50,7 +61,9 @@ def claim(session: Session, job_id: UUID, *, owner: str, now: datetime) -> Job |
             heartbeat_at=now,
             updated_at=now,
             version=Job.version + 1,
-            # A second attempt begins again.
+            # A second attempt begins again, or says where it goes on.
+            resumed_from=None,
+            resumed_fraction=0.0,
             stage=None,
             stage_index=0,
             stage_count=0,
@@ -72,7 +85,12 @@ def claim(session: Session, job_id: UUID, *, owner: str, now: datetime) -> Job |
 
 
 def heartbeat(
-    session: Session, lease: Lease, *, progress: Progress | None, now: datetime
+    session: Session,
+    lease: Lease,
+    *,
+    progress: Progress | None,
+    now: datetime,
+    resumed: Resumption | None = None,
 ) -> bool:
     """Say that the worker lives and how far it is; return whether to stop.
 
@@ -80,12 +98,15 @@ def heartbeat(
         LeaseLost: the job is no longer this worker's; the row is unchanged.
     """
     job = _held(session, lease, {"heartbeat_at": now}, now=now)
+    if resumed is not None:
+        job.resumed_from, job.resumed_fraction = resumed.entry, resumed.fraction
+        session.flush()
     if progress is not None:
         job.stage, job.unit = progress.stage, progress.unit
         job.stage_index, job.stage_count = progress.stage_index, progress.stage_count
         job.done, job.total = progress.done, progress.total
         job.fraction = progress.fraction
-        job.steps = _advance(job.steps, progress.stage, progress.since or now)
+        job.steps = advance(job.steps, progress.stage, progress.since or now)
         session.flush()
     return job.status == JobStatus.CANCELLING
 
@@ -225,23 +246,3 @@ def _remember(session: Session, stored: StoredArtifact, *, now: datetime) -> Non
         )
         .on_conflict_do_nothing(index_elements=["sha256"])
     )
-
-
-def _advance(steps: list[Json], stage: str, now: datetime) -> list[Json]:
-    if steps and steps[-1]["name"] == stage:
-        return steps
-    begun = {
-        "name": stage,
-        "status": JobStatus.RUNNING.value,
-        "started_at": now.isoformat(),
-        "finished_at": None,
-    }
-    return [*close_steps(steps, JobStatus.SUCCEEDED, now), begun]
-
-
-def close_steps(steps: list[Json], status: JobStatus, now: datetime) -> list[Json]:
-    """Return the steps with the one that is open ended as `status`."""
-    ended = {"status": status.value, "finished_at": now.isoformat()}
-    return [
-        step if step["finished_at"] is not None else {**step, **ended} for step in steps
-    ]

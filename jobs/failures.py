@@ -14,6 +14,7 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
         "out_of_memory": "The device ran out of memory",
         "diverged": "Reconstruction diverged",
         "export_failed": "The checkpoint does not reproduce the model",
+        "resume_refused": "The saved work of an earlier attempt cannot be used",
         "job_not_found": "There is no such job",
         "job_not_ready": "The job has not finished",
         "artifact_not_found": "There is no such artifact",

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Index,
     MetaData,
     String,
+    Text,
     TypeDecorator,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -122,6 +123,10 @@ class Job(Base):
     lease_token: Mapped[int] = mapped_column(BigInteger, default=0)
     """Grows at every claim; a worker with an older one has lost the job."""
     heartbeat_at: Mapped[datetime | None]
+    resumed_from: Mapped[str | None] = mapped_column(Text)
+    """The last entry of an earlier attempt's journal that this attempt went on from."""
+    resumed_fraction: Mapped[float] = mapped_column(default=0.0)
+    """Share of the whole job that this attempt found done."""
 
     stage: Mapped[str | None] = mapped_column(String(64))
     stage_index: Mapped[int] = mapped_column(default=0)

@@ -8,11 +8,11 @@ from typing import Any, Final
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from jobs.claims import close_steps
 from jobs.failures import failure
 from jobs.models import Job
 from jobs.settings import Settings
 from jobs.status import JobStatus
+from jobs.steps import close_steps
 
 # A job that waits long is rung ever more rarely, up to this many times the first
 # interval: otherwise a long line would fill the broker with doorbells all day.

@@ -2,6 +2,7 @@
 
 from jobs.claims import (
     Lease,
+    Resumption,
     cancelled,
     claim,
     describe,
@@ -27,6 +28,7 @@ __all__ = [
     "Lease",
     "Page",
     "ReapReport",
+    "Resumption",
     "ahead",
     "artifact",
     "cancelled",

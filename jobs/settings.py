@@ -54,13 +54,20 @@ class Settings(BaseSettings):
     """Loaded pipelines that the sampling worker keeps."""
     sample_wait_seconds: Annotated[float, Field(ge=0)] = 120
     max_images: Positive = 256
+    journals_directory: Path | None = None
+    """Where running jobs save what they have finished; default: ``journals`` in the
+    data directory."""
+    journal_days: Annotated[float, Field(gt=0)] = 7
+    """What a job left for another attempt is deleted after so many days."""
+    memory_budget_bytes: Positive = 8 * 2**30
+    """Memory for what reconstruction captures; more of it goes to scratch files."""
     allow_hub: bool = True
     """Whether ``owner/name@commit`` may be fetched from the hub."""
 
-    @field_validator("data_directory", "models_directory")
+    @field_validator("data_directory", "models_directory", "journals_directory")
     @classmethod
-    def _absolute(cls, folder: Path) -> Path:
-        return folder.expanduser().absolute()
+    def _absolute(cls, folder: Path | None) -> Path | None:
+        return None if folder is None else folder.expanduser().absolute()
 
     @field_validator("artifacts_url")
     @classmethod
@@ -98,6 +105,11 @@ class Settings(BaseSettings):
         if self.broker_url is None:
             return "filesystem://"
         return self.broker_url.get_secret_value()
+
+    @property
+    def journals(self) -> Path:
+        """Where running jobs save what they have finished."""
+        return self.journals_directory or self.data_directory / "journals"
 
     @property
     def broker_directory(self) -> Path:

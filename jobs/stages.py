@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import assert_never
 
+from tcaq_core.estimate import evaluations
 from tcaq_core.recipe import (
     DAQ,
     PAR,
     TCR,
     Allocate,
-    CalibrationSpec,
     Correct,
     FitRanges,
     Modulate,
@@ -51,27 +51,20 @@ class Progress:
 # Loading, writing and starting the process that checks the checkpoint do not evaluate
 # the denoiser; each takes a few seconds, as some 64 evaluations of a small one do.
 OVERHEAD = 64.0
-# A step of reconstruction runs a block forward and backward, three times a forward.
-FORWARD_AND_BACKWARD = 3.0
 
 
 def plan(recipe: Recipe) -> tuple[Stage, ...]:
     """Return the stages of a quantization: fetch, calibrate, the passes, save, verify.
 
-    The cost model counts evaluations of the denoiser on one image: calibration runs
-    every step of every trajectory; `tcr`, `fit_ranges` and `daq` run over that data
-    again; `par` trains each block, all blocks together being one denoiser, on
-    ``batch_size`` images per iteration, and samples new trajectories every round.
+    Their costs are those of `tcaq_core.estimate`.
     """
-    spec = recipe.calibration
-    trajectories = float(spec.num_samples * spec.num_steps)
-    passes = tuple(_stage_of(item, spec) for item in recipe.method.passes)
-    return (
-        Stage("fetch", OVERHEAD, "model"),
-        Stage("calibrate", trajectories, "step"),
-        *passes,
-        Stage("save", OVERHEAD, "file"),
-        Stage("verify", OVERHEAD, "checkpoint"),
+    units = {"fetch": "model", "calibrate": "step", "save": "file"}
+    units |= {"verify": "checkpoint"}
+    units |= {item.kind: _unit(item) for item in recipe.method.passes}
+    return tuple(
+        # What does not evaluate the denoiser costs nothing there, but takes its time.
+        Stage(name, work or OVERHEAD, units[name])
+        for name, work in evaluations(recipe).items()
     )
 
 
@@ -116,34 +109,17 @@ def progress_of(
     )
 
 
-# Layers of a typical denoiser: sensitivities are measured one layer at a time.
-TYPICAL_LAYERS = 50.0
-# Rounding in second order gathers a matrix of moments for every layer.
-MOMENTS = 4.0
-
-
-def _stage_of(item: Pass, spec: CalibrationSpec) -> Stage:
-    trajectories = float(spec.num_samples * spec.num_steps)
+def _unit(item: Pass) -> str:
     match item:
         case Select() | Split() | TCR() | FitRanges() | DAQ() | Modulate():
-            return Stage(item.kind, trajectories, "batch")
-        case Allocate():
-            runs = TYPICAL_LAYERS * len(item.candidates)
-            return Stage(item.kind, runs * item.num_inputs, "layer")
+            return "batch"
+        case Allocate() | SecondOrder():
+            return "layer"
         case Temporal():
-            # Its layers see one vector a timestep: thousands of steps are one image.
-            return Stage(item.kind, trajectories + item.iterations / 100, "iteration")
-        case SecondOrder():
-            inputs = min(float(item.num_inputs), trajectories)
-            return Stage(item.kind, MOMENTS * inputs, "layer")
+            return "iteration"
         case PAR():
-            iterations = item.iterations + item.rounds * item.round_iterations
-            if item.learn_ranges == "after":
-                iterations += (1 + item.rounds) * item.range_iterations
-            training = FORWARD_AND_BACKWARD * iterations * item.batch_size
-            return Stage(item.kind, training + item.rounds * trajectories, "block")
+            return "block"
         case Correct():
-            cost = 2.0 * item.num_samples * spec.num_steps
-            return Stage(item.kind, cost, "step")
+            return "step"
         case _:
             assert_never(item)

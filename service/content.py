@@ -16,6 +16,7 @@ from service.byte_ranges import Span, matches, select
 
 CHUNK_BYTES: Final = 256 * 1024
 SUFFIXES: Final[Mapping[str, str]] = {
+    "application/json": ".json",
     "application/x-tar": ".tar",
     "image/png": ".png",
 }

@@ -21,11 +21,20 @@ class Eta:
     high: float
 
 
-def estimate(*, fraction: float, started_at: datetime, seen_at: datetime) -> Eta | None:
+def estimate(
+    *,
+    fraction: float,
+    started_at: datetime,
+    seen_at: datetime,
+    resumed: float = 0.0,
+) -> Eta | None:
     """Return the seconds left at `seen_at`, when `fraction` of the job was done.
 
+    `resumed` is the share that an earlier attempt had done: it took this one no time.
     None while there is no evidence, and when nothing is left.
     """
+    if resumed < 1:
+        fraction = (fraction - resumed) / (1 - resumed)
     elapsed = (seen_at - started_at).total_seconds()
     if elapsed < MIN_ELAPSED_SECONDS or not MIN_FRACTION <= fraction < 1:
         return None

@@ -31,18 +31,22 @@ def job_object(job: Job, *, ahead: int | None = None) -> JobRead:
     job_id = public_id(job.kind, job.id)
     self = f"/jobs/{job_id}"
     succeeded = job.status == JobStatus.SUCCEEDED
+    result = job.result or {}
+    picture = result.get("report", {}).get("picture")
     return JobRead(
         **_tracked(job, ahead),
         model=_model(job),
         recipe=job.recipe,
         recipe_digest=job.recipe_digest,
         labels=job.labels,
-        metrics=_metrics(job.result or {}),
+        metrics=_metrics(result),
         result=job.result,
         urls=JobUrls(
             self=self,
             cancel=f"{self}/cancel",
             checkpoint=f"{self}/checkpoint" if succeeded else None,
+            report=f"{self}/report" if succeeded else None,
+            report_picture=artifact_url(picture["sha256"]) if picture else None,
         ),
     )
 
@@ -88,6 +92,7 @@ def _tracked(job: Job, ahead: int | None) -> dict[str, Any]:
         "attempt": Attempt(
             number=job.attempt,
             max=job.max_attempts,
+            resumed_from=job.resumed_from,
             last_heartbeat_at=job.heartbeat_at,
         ),
         "created_at": job.created_at,
@@ -118,8 +123,11 @@ def _progress(job: Job) -> Progress:
             fraction=job.fraction,
             started_at=steps[0].started_at,
             seen_at=job.updated_at,
+            resumed=job.resumed_fraction,
         )
-        rate = _rate(job.done, steps[-1].started_at, job.updated_at)
+        # Of a stage that was resumed, nobody knows what was done in this attempt.
+        if not (job.resumed_from or "").startswith(f"{job.stage}/"):
+            rate = _rate(job.done, steps[-1].started_at, job.updated_at)
     return Progress(
         percent=round(100 * job.fraction, 1),
         unit=job.unit,

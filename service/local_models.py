@@ -6,7 +6,7 @@ from typing import Final
 from jobs.settings import Settings
 from service.errors import FieldRejected
 from service.schemas.catalog import ModelRead
-from tcaq_core.errors import ModelUnsupported, TCAQError
+from tcaq_core.errors import ModelNotFound, ModelUnsupported, TCAQError
 from tcaq_core.model_folder import HubModel, inspect_model_folder, parse_reference
 
 MODEL_POINTER: Final = "/model"
@@ -32,6 +32,21 @@ def check_model(
     except TCAQError as error:
         usable = [item.name for item in list_models(settings) if item.usable]
         raise FieldRejected(error, pointer=pointer, allowed=usable) from error
+
+
+def local_folder(reference: str, settings: Settings) -> Path:
+    """Return the folder of one of the service's own models.
+
+    Raises:
+        ModelNotFound: no such model, or one on a hub: what is in it is not known here.
+    """
+    found = parse_reference(reference, folders=settings.models_directory)
+    if isinstance(found, HubModel):
+        raise ModelNotFound(
+            f"{reference} is not one of the service's own models.",
+            hint="GET /models lists them.",
+        )
+    return found
 
 
 def list_models(settings: Settings) -> list[ModelRead]:

@@ -1,7 +1,7 @@
 """Calibration data, and what the denoiser's layers and blocks do with it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.diffusion import Pipeline, sample
 from tcaq_core.errors import CalibrationFailed
 from tcaq_core.recipe import CalibrationSpec
+from tcaq_core.workspace import Shelf, Workspace
 
 BATCH_SIZE = 32
 
@@ -122,6 +123,8 @@ class BlockIO:
     target: Tensor
     """The full-precision block's answer on full-precision inputs."""
     t: Int[Tensor, "M"]
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+    """The same for layers inside the block, where their errors count too (EDA-DM)."""
 
 
 class _Reached(Exception):
@@ -139,50 +142,64 @@ class BlockReplay:
 
     denoiser: QuantizedDenoiser
     data: CalibrationSet
-    finished: dict[str, list[Tensor]] = field(default_factory=dict)
+    workspace: Workspace = field(default_factory=Workspace)
+    finished: Shelf = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.finished = self.workspace.shelf(rows=len(self.data))
 
     @torch.no_grad()
-    def inputs_of(self, name: str) -> tuple[Tensor, ...]:
-        """Return the positional arguments with which a block is called."""
+    def inputs_of(self, name: str, *, beside: int = 0) -> tuple[Tensor, ...]:
+        """Return the positional arguments with which a block is called.
+
+        Raises:
+            OutOfMemory: the budget has no room for them, with `beside` bytes more.
+        """
         block = self.denoiser.blocks()[name]
-        kept: list[tuple[Tensor, ...]] = []
+        kept: list[Tensor] = []
+        start = 0
 
         def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             del module
-            kept.append(tuple(argument.clone() for argument in args))
+            if not kept:
+                rows = len(self.data)
+                kept.extend(self.workspace.claim(name, args, rows=rows, beside=beside))
+            for whole, argument in zip(kept, args, strict=True):
+                whole[start : start + len(argument)] = argument
             raise _Reached
 
         handle = block.register_forward_pre_hook(stop)
         try:
-            for index, batch in enumerate(self.data.batches()):
-                with self._replaying(index):
-                    try:
-                        self.denoiser(batch.x_t, batch.t)
-                    except _Reached:
-                        continue
+            for batch in self.data.batches():
+                at = slice(start, start + len(batch))
+                with self._replaying(at), suppress(_Reached):
+                    self.denoiser(batch.x_t, batch.t)
+                start += len(batch)
         finally:
             handle.remove()
-        return tuple(torch.cat(column) for column in zip(*kept, strict=True))
+        return tuple(kept)
 
     @torch.no_grad()
-    def finish(self, name: str, inputs: tuple[Tensor, ...]) -> Tensor:
+    def finish(self, name: str, inputs: tuple[Tensor, ...]) -> None:
         """Run a block on its captured inputs and remember its output."""
         block = self.denoiser.blocks()[name]
-        outputs = []
         start = 0
         for batch in self.data.batches():
             at = slice(start, start + len(batch))
-            start += len(batch)
             with self.denoiser.cursor.at(batch.t):
-                outputs.append(block(*(argument[at] for argument in inputs)))
-        self.finished[name] = outputs
-        return torch.cat(outputs)
+                output = block(*(argument[at] for argument in inputs))
+            self.finished.fill(name, start, output)
+            start += len(batch)
 
     @contextmanager
-    def _replaying(self, index: int) -> Iterator[None]:
+    def _replaying(self, at: slice) -> Iterator[None]:
         blocks = self.denoiser.blocks()
-        for name, outputs in self.finished.items():
-            blocks[name].forward = lambda *_args, _y=outputs[index], **_kw: _y
+
+        def replay_of(name: str) -> Callable[..., Tensor]:
+            return lambda *_args, **_kwargs: self.finished.rows(name, at)
+
+        for name in self.finished:
+            blocks[name].forward = replay_of(name)
         try:
             yield
         finally:
@@ -192,17 +209,20 @@ class BlockReplay:
 
 @torch.no_grad()
 def full_precision_outputs(
-    denoiser: QuantizedDenoiser, data: CalibrationSet
-) -> dict[str, Tensor]:
+    denoiser: QuantizedDenoiser,
+    data: CalibrationSet,
+    workspace: Workspace | None = None,
+) -> Shelf:
     """Return every block's full-precision answer, in the order of execution.
 
     Registration order differs from it: a UNet registers attentions before residual
     blocks, and its first up block runs after its last down block.
     """
-    kept: dict[str, list[Tensor]] = {}
+    kept = (workspace or Workspace()).shelf(rows=len(data))
+    start = 0
 
     def hook_of(name: str) -> Callable[..., None]:
-        return lambda _m, _args, out: kept.setdefault(name, []).append(out.detach())
+        return lambda _module, _args, out: kept.fill(name, start, out)
 
     handles = [
         block.register_forward_hook(hook_of(name))
@@ -212,7 +232,8 @@ def full_precision_outputs(
         with denoiser.full_precision():
             for batch in data.batches():
                 denoiser(batch.x_t, batch.t)
+                start += len(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: torch.cat(parts) for name, parts in kept.items()}
+    return kept

@@ -22,12 +22,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tcaq_core.denoiser import QuantizedDenoiser
+from tcaq_core.difference import forget_trajectory
 from tcaq_core.diffusion import CONFIG, INDEX, SCHEDULER, Pipeline, assemble
 from tcaq_core.errors import CheckpointShapeMismatch, ModelUnsupported
 from tcaq_core.manifest import SCHEMA_VERSION, Manifest
 from tcaq_core.recipe import Recipe
 from tcaq_core.state import load_state, state_of
 from tcaq_core.structure import structure_of
+from tcaq_core.temporal import cached_steps
 
 WEIGHTS: Final = "unet/diffusion_pytorch_model.safetensors"
 COPIED: Final = (INDEX, SCHEDULER, CONFIG)
@@ -68,7 +70,7 @@ def save(
         structure=structure_of(denoiser),
         files={name: _sha256(folder / name) for name in (*COPIED, WEIGHTS)},
         denoiser_bytes=(folder / WEIGHTS).stat().st_size,
-        float32_bytes=4 * _num_parameters(denoiser),
+        float32_bytes=4 * denoiser.num_parameters,
     )
     text = manifest.model_dump_json(indent=1)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
@@ -135,16 +137,19 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 @torch.no_grad()
-def probe(pipeline: Pipeline) -> str:
+def probe(pipeline: Pipeline, denoiser: QuantizedDenoiser | None = None) -> str:
     """Return the hex SHA-256 of the denoiser's outputs on a fixed, seeded probe.
 
-    Two samples at each of four timesteps: equal digests mean bit-equal outputs.
+    Two samples at each of four timesteps: equal digests mean bit-equal outputs. A
+    quantized denoiser that knows sampler steps is probed at four of those: with cached
+    temporal features it has no others.
     """
     generator = torch.Generator().manual_seed(0)
-    last = pipeline.num_timesteps - 1
     device = pipeline.denoiser.device
+    # What was sampled before must not show in the digest.
+    forget_trajectory(pipeline.denoiser)
     digest = hashlib.sha256()
-    for t in (last, 2 * last // 3, last // 3, 0):
+    for t in _probed_timesteps(pipeline, denoiser):
         x_t = torch.randn((2, *pipeline.image_shape), generator=generator).to(device)
         timesteps = torch.full((2,), t, device=device)
         eps: Tensor = pipeline.denoiser(x_t, timesteps, return_dict=False)[0]
@@ -152,10 +157,15 @@ def probe(pipeline: Pipeline) -> str:
     return digest.hexdigest()
 
 
-def _num_parameters(denoiser: QuantizedDenoiser) -> int:
-    layers = sum(layer.codes().numel() for _, layer in denoiser.quant_layers())
-    others = sum(int(p.numel()) for p in denoiser.unet.parameters())
-    return layers + others
+def _probed_timesteps(
+    pipeline: Pipeline, denoiser: QuantizedDenoiser | None
+) -> tuple[int, ...]:
+    steps = None
+    if denoiser is not None:
+        steps = cached_steps(denoiser) or denoiser.cursor.steps
+    visited = steps.timesteps if steps else range(pipeline.num_timesteps)[::-1]
+    last = len(visited) - 1
+    return tuple(visited[i] for i in (0, last - 2 * last // 3, last - last // 3, last))
 
 
 def _is_inside(folder: Path, name: str) -> bool:

@@ -3,17 +3,20 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tcaq_core.attention import QuantAttention, check_supported
+from tcaq_core.correction import OutputCorrection, correction_of
+from tcaq_core.difference import DifferenceQuantizer
 from tcaq_core.errors import ModelUnsupported
 from tcaq_core.layers import QuantConv2d, QuantLayer, QuantLinear
 from tcaq_core.quantizers import SoftmaxQuantizer, UniformQuantizer
@@ -25,7 +28,13 @@ from tcaq_core.timesteps import TimestepCursor
 BLOCK_TYPES = (ResnetBlock2D, Attention, TimestepEmbedding)
 
 # Everything that `full_precision` switches off.
-ACTIVE_PARTS = (QuantLayer, UniformQuantizer, SoftmaxQuantizer)
+ACTIVE_PARTS = (
+    QuantLayer,
+    UniformQuantizer,
+    SoftmaxQuantizer,
+    DifferenceQuantizer,
+    OutputCorrection,
+)
 
 
 class QuantizedDenoiser:
@@ -41,6 +50,10 @@ class QuantizedDenoiser:
         self.unet = unet
         self.num_timesteps = num_timesteps
         self.cursor = TimestepCursor()
+        self.recommended_steps: int | None = None
+        """The sampler length that was chosen together with the bits (TMPQ-DM)."""
+        self.num_parameters = sum(p.numel() for p in unet.parameters())
+        """Parameters of the model in full precision."""
         _check_patterns(unet, recipe)
         self._swap_layers(recipe)
         self._swap_attention(recipe)
@@ -78,7 +91,7 @@ class QuantizedDenoiser:
         }
 
     def blocks(self) -> dict[str, nn.Module]:
-        """Return the reconstruction blocks that hold quantized layers, by name."""
+        """Return the reconstruction blocks that hold open quantized layers, by name."""
         found: dict[str, nn.Module] = {}
         for name, module in self.unet.named_modules():
             inside = any(name.startswith(f"{block}.") for block in found)
@@ -86,6 +99,10 @@ class QuantizedDenoiser:
             if is_unit and not inside and quant_layers_in(module):
                 found[name] = module
         return found
+
+    def correct_with(self, correction: OutputCorrection) -> None:
+        """Correct every prediction from now on; replaces an earlier correction."""
+        self.unet.add_module("output_correction", correction.to(self.unet.device))
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
@@ -148,9 +165,19 @@ class QuantizedDenoiser:
         ) -> Any:  # noqa: ANN401
             t = torch.as_tensor(timestep, device=sample.device).long()
             with self.cursor.at(t.expand(sample.shape[0])):
-                return forward(sample, timestep, *args, **kwargs)
+                return self._corrected(forward(sample, timestep, *args, **kwargs))
 
         self.unet.forward = at_timestep
+
+    def _corrected(
+        self, out: UNet2DOutput | tuple[Tensor, ...]
+    ) -> UNet2DOutput | tuple[Tensor, ...]:
+        correction = correction_of(self.unet)
+        if correction is None:
+            return out
+        if isinstance(out, tuple):
+            return (correction(out[0]), *out[1:])
+        return UNet2DOutput(sample=correction(out.sample))
 
 
 def _check_patterns(unet: UNet2DModel, recipe: Recipe) -> None:
@@ -164,10 +191,29 @@ def _check_patterns(unet: UNet2DModel, recipe: Recipe) -> None:
             )
 
 
+def modulate_input(layer: QuantLayer, ranges: Literal["step", "dynamic"]) -> None:
+    """Let a layer quantize what changed in its input since the last sampler step.
+
+    Raises:
+        ValueError: the layer's input is not quantized.
+    """
+    if layer.bits.activation_bits == 16:
+        raise ValueError("an input in full precision has no quantized differences")
+    layer.input_quantizer = DifferenceQuantizer(
+        layer.bits.activation_bits,
+        cursor=layer.cursor,
+        parts=layer.parts if len(layer.parts) > 1 else (),
+        is_static=ranges == "step",
+    ).to(layer.input_rescale.device)
+
+
 def quant_layers_in(module: nn.Module) -> dict[str, QuantLayer]:
-    """Return the quantized layers inside a module, by their name within it."""
+    """Return the layers inside a module that a pass may still round, by name there.
+
+    Settled layers are left out: they run as they are (TFMQ-DM's temporal block).
+    """
     return {
         name: layer
         for name, layer in module.named_modules()
-        if isinstance(layer, QuantLayer)
+        if isinstance(layer, QuantLayer) and not layer.is_settled
     }

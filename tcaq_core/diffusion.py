@@ -19,6 +19,8 @@ from diffusers import (
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from tcaq_core.correction import calibrated_variance
+from tcaq_core.difference import fresh_trajectory
 from tcaq_core.errors import CheckpointShapeMismatch, ModelNotFound, ModelUnsupported
 from tcaq_core.model_folder import WEIGHTS_NAME, HubModel, inspect_model_folder
 
@@ -221,7 +223,8 @@ def _sample_batch(
     }
     if isinstance(pipeline.inner, DDIMPipeline):
         arguments["eta"] = eta
-    images = pipeline.inner(**arguments).images  # (N, H, W, C) in [0, 1]
+    with fresh_trajectory(pipeline.denoiser), calibrated_variance(pipeline.inner):
+        images = pipeline.inner(**arguments).images  # (N, H, W, C) in [0, 1]
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() * 2 - 1
 
 

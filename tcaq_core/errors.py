@@ -9,6 +9,7 @@ TCAQError                      code                        retryable
 ├── ReconstructionDiverged     diverged                    no
 ├── OutOfMemory                out_of_memory               yes
 ├── ExportFailed               export_failed               no
+├── ResumeRefused              resume_refused              yes
 └── Interrupted                cancelled                   no
 
 ``code`` comes from a closed list that the HTTP interface documents; ``hint`` says
@@ -77,6 +78,13 @@ class ExportFailed(TCAQError):
     """The written checkpoint does not reproduce the model it was written from."""
 
     code = "export_failed"
+
+
+class ResumeRefused(TCAQError):
+    """What an earlier attempt left is damaged, or belongs to something else."""
+
+    code = "resume_refused"
+    retryable = True
 
 
 class Interrupted(TCAQError):

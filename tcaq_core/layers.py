@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from tcaq_core.difference import DifferenceQuantizer
 from tcaq_core.functional import AffineParams, dequantize, weight_params
 from tcaq_core.learned import AdaRound, nearest_codes
 from tcaq_core.quantizers import NotCalibrated, UniformQuantizer
@@ -33,6 +34,10 @@ class QuantLayer(nn.Module, ABC):
     input_rescale: Float[Tensor, "C"]
     weight_codes: UInt8[Tensor, "D C *K"] | None
     weight_hat: Float[Tensor, "D C *K"] | None
+    weight_target: Float[Tensor, "D C *K"] | None
+    """Continuous weight that rounding starts from, where it is not the full weight."""
+    bias_hat: Float[Tensor, "D"] | None
+    """Bias of the quantized layer, where it is not the full-precision one."""
     weight_scale: Float[Tensor, "D P"]
     weight_zero_point: Float[Tensor, "D P"]
 
@@ -58,16 +63,21 @@ class QuantLayer(nn.Module, ABC):
         self.register_buffer("input_rescale", torch.ones(weight.shape[1]))
         self.register_buffer("weight_codes", None)
         self.register_buffer("weight_hat", None)
+        self.register_buffer("weight_target", None)
+        self.register_buffer("bias_hat", None)
         self.register_buffer("weight_scale", torch.ones(weight.shape[0], 1))
         self.register_buffer("weight_zero_point", torch.zeros(weight.shape[0], 1))
+        self.input_quantizer: UniformQuantizer | DifferenceQuantizer | None
         self.input_quantizer = self._new_input_quantizer()
         self.rounding: AdaRound | None = None
         self.is_rescaled = False
+        self.is_settled = False
+        """Whether a pass decided its codes for good: later passes leave them alone."""
         self.is_active = False
 
     @abstractmethod
-    def run(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Return the layer's output for a given weight."""
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the layer's output for a given weight and bias."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -173,10 +183,26 @@ class QuantLayer(nn.Module, ABC):
 
     def open_rounding(self) -> AdaRound:
         """Replace the codes by soft rounding until the next `commit`."""
+        start = self.weight_target
         self.rounding = AdaRound(
-            self.full_weight(), self.weight_params, num_bits=self.bits.weight_bits
+            self.full_weight() if start is None else start,
+            self.weight_params,
+            num_bits=self.bits.weight_bits,
         )
         return self.rounding
+
+    def open_bias(self) -> list[Tensor]:
+        """Return the quantized layer's own bias, learnable; empty if it has none."""
+        if self.bias is None:
+            return []
+        start = self.bias if self.bias_hat is None else self.bias_hat
+        self.bias_hat = start.detach().clone().requires_grad_()
+        return [self.bias_hat]
+
+    def close_bias(self) -> None:
+        """End the learning of the bias; it stays what it has become."""
+        if self.bias_hat is not None:
+            self.bias_hat = self.bias_hat.detach()
 
     def normalize_input(self, x: Tensor) -> Tensor:
         """Return x / r: what the input quantizer sees."""
@@ -187,12 +213,16 @@ class QuantLayer(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output, on quantized weights if the layer is active."""
+        x = self.quantize_input(x)
+        if not self.is_active:
+            return self.run(x, self.full_weight(), self.bias)
+        bias = self.bias if self.bias_hat is None else self.bias_hat
+        return self.run(x, self._quantized_weight(), bias)
+
+    def quantize_input(self, x: Tensor) -> Tensor:
+        """Return x / r on its grids, if they are active: what the kernel multiplies."""
         x = self.normalize_input(x)
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
-        return self.run(
-            x, self._quantized_weight() if self.is_active else self.full_weight()
-        )
+        return x if self.input_quantizer is None else self.input_quantizer(x)
 
     def _new_input_quantizer(self) -> UniformQuantizer | None:
         # 16 activation bits mean: leave the input as it is.
@@ -225,15 +255,14 @@ class QuantConv2d(QuantLayer):
         self, conv: nn.Conv2d, bits: LayerBits, *, cursor: TimestepCursor
     ) -> None:
         super().__init__(conv.weight, conv.bias, bits, cursor=cursor)
+        self.kernel_size = conv.kernel_size
         self.stride = conv.stride
         self.padding = conv.padding
         self.dilation = conv.dilation
 
-    def run(self, x: Tensor, weight: Tensor) -> Tensor:
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the convolution of x (N, C, H, W) with a weight (D, C, kh, kw)."""
-        return nnf.conv2d(
-            x, weight, self.bias, self.stride, self.padding, self.dilation
-        )
+        return nnf.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
 
 
 class QuantLinear(QuantLayer):
@@ -246,6 +275,6 @@ class QuantLinear(QuantLayer):
     ) -> None:
         super().__init__(linear.weight, linear.bias, bits, cursor=cursor)
 
-    def run(self, x: Tensor, weight: Tensor) -> Tensor:
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return x (..., C) times the transposed weight (D, C)."""
-        return nnf.linear(x, weight, self.bias)
+        return nnf.linear(x, weight, bias)

@@ -20,6 +20,10 @@ class LayerEntry(BaseModel, frozen=True, extra="forbid"):
     """Input channels of each part with grids of its own; usually one part."""
     is_rescaled: bool
     """Whether TCR's ``<name>.input_rescale`` is stored and applied."""
+    modulation: Literal["step", "dynamic"] | None = None
+    """MoDiff: the ranges of the input's differences, where those are quantized."""
+    is_settled: bool = False
+    """Whether later passes leave its codes alone (TFMQ-DM's temporal block)."""
 
 
 class AttentionEntry(BaseModel, frozen=True, extra="forbid"):
@@ -35,6 +39,12 @@ class Structure(BaseModel, frozen=True, extra="forbid"):
     attentions: dict[str, AttentionEntry]
     steps: tuple[int, ...] = ()
     """The timesteps that rows of tables by sampler step refer to, falling."""
+    is_corrected: bool = False
+    """Whether ``correction.gain``, ``.bias`` and ``.residual_std`` are stored."""
+    recommended_steps: int | None = None
+    """The sampler length that mixed precision chose together with the bits."""
+    cached_steps: tuple[int, ...] = ()
+    """The timesteps whose temporal features are stored instead of the layers."""
 
 
 class Manifest(BaseModel, frozen=True, extra="forbid"):

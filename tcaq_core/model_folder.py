@@ -121,7 +121,7 @@ def inspect_model_folder(path: Path) -> ModelFolder:
     scheduler = nested if nested.exists() else path / "scheduler_config.json"
     _one_of(SCHEDULERS, _read_json(scheduler), what=f"The scheduler of {path.name}")
     weights = _find_weights(path, unet)
-    shapes = read_safetensors_header(weights)
+    tensors = read_safetensors_header(weights).values()
     size = config.get("sample_size")
     return ModelFolder(
         path=path,
@@ -129,7 +129,7 @@ def inspect_model_folder(path: Path) -> ModelFolder:
         denoiser=denoiser,
         weights=weights,
         scheduler=scheduler,
-        num_parameters=sum(math.prod(shape) for shape in shapes.values()),
+        num_parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         sample_size=_positive(size[0] if isinstance(size, list) and size else size),
         in_channels=_positive(config.get("in_channels", 3)),
     )
@@ -153,8 +153,17 @@ def _positive(value: object) -> int:
     return value
 
 
-def read_safetensors_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return each tensor's shape; the file must be exactly as long as it declares.
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a safetensors header says of one tensor."""
+
+    dtype: str
+    """``F32``, ``F16``, ``BF16``, ``U8``, ..."""
+    shape: tuple[int, ...]
+
+
+def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
+    """Return what a file holds; it must be exactly as long as it declares.
 
     Raises:
         CheckpointShapeMismatch: truncated, padded, or not a safetensors file.
@@ -174,7 +183,10 @@ def read_safetensors_header(path: Path) -> dict[str, tuple[int, ...]]:
         header: dict[str, Any] = json.loads(raw)
         tensors = {k: v for k, v in header.items() if k != "__metadata__"}
         end = max((v["data_offsets"][1] for v in tensors.values()), default=0)
-        shapes = {k: tuple(map(int, v["shape"])) for k, v in tensors.items()}
+        found = {
+            k: StoredTensor(str(v["dtype"]), tuple(map(int, v["shape"])))
+            for k, v in tensors.items()
+        }
     except (
         ValueError,
         KeyError,
@@ -192,7 +204,7 @@ def read_safetensors_header(path: Path) -> dict[str, tuple[int, ...]]:
             f"{8 + length + end}.",
             hint=hint,
         )
-    return shapes
+    return found
 
 
 def _find_weights(path: Path, unet: Path) -> Path:

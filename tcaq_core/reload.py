@@ -32,7 +32,7 @@ def main() -> int:
         answer = {"error": error.code, "detail": error.detail}
         sys.stdout.write(json.dumps(answer) + "\n")
         return 1
-    answer = {"probe_sha256": probe(checkpoint.pipeline)}
+    answer = {"probe_sha256": probe(checkpoint.pipeline, checkpoint.denoiser)}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
 

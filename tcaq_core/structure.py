@@ -1,9 +1,15 @@
 """What a quantized denoiser is made of: described for a manifest, rebuilt from one."""
 
-from tcaq_core.denoiser import QuantizedDenoiser
+from typing import Literal
+
+from tcaq_core.correction import correction_of
+from tcaq_core.denoiser import QuantizedDenoiser, modulate_input
+from tcaq_core.difference import DifferenceQuantizer
+from tcaq_core.layers import QuantLayer
 from tcaq_core.manifest import AttentionEntry, LayerEntry, Structure
 from tcaq_core.quantizers import SoftmaxQuantizer
 from tcaq_core.recipe import LayerBits, SoftmaxGrid
+from tcaq_core.temporal import cached_steps, open_cache
 from tcaq_core.timesteps import SamplerSteps
 
 NAMED_STEPS: dict[float, SoftmaxGrid] = {0.0: "uniform", 1.0: "log2", 0.5: "log_sqrt2"}
@@ -12,6 +18,7 @@ NAMED_STEPS: dict[float, SoftmaxGrid] = {0.0: "uniform", 1.0: "log2", 0.5: "log_
 def structure_of(denoiser: QuantizedDenoiser) -> Structure:
     """Return everything about a denoiser that its tensors do not say."""
     steps = denoiser.cursor.steps
+    cached = cached_steps(denoiser)
     return Structure(
         layers={
             name: LayerEntry(
@@ -20,6 +27,8 @@ def structure_of(denoiser: QuantizedDenoiser) -> Structure:
                 activation_bits=layer.bits.activation_bits,
                 parts=layer.parts,
                 is_rescaled=layer.is_rescaled,
+                modulation=_modulation_of(layer),
+                is_settled=layer.is_settled,
             )
             for name, layer in denoiser.quant_layers()
         },
@@ -28,6 +37,9 @@ def structure_of(denoiser: QuantizedDenoiser) -> Structure:
             for name, _, processor in denoiser.attentions()
         },
         steps=() if steps is None else steps.timesteps,
+        is_corrected=correction_of(denoiser.unet) is not None,
+        recommended_steps=denoiser.recommended_steps,
+        cached_steps=() if cached is None else cached.timesteps,
     )
 
 
@@ -37,6 +49,8 @@ def rebuild(denoiser: QuantizedDenoiser, structure: Structure) -> None:
     Raises:
         ValueError: the description is of another denoiser.
     """
+    if structure.cached_steps:
+        open_cache(denoiser, SamplerSteps(structure.cached_steps))
     layers = dict(denoiser.quant_layers())
     if set(layers) != set(structure.layers):
         odd = sorted(set(layers) ^ set(structure.layers))
@@ -55,8 +69,19 @@ def rebuild(denoiser: QuantizedDenoiser, structure: Structure) -> None:
             layer.change_bits(bits)
         if entry.parts != layer.parts:
             layer.split_input(entry.parts)
+        if entry.modulation is not None:
+            modulate_input(layer, entry.modulation)
+        layer.is_settled = entry.is_settled
+    denoiser.recommended_steps = structure.recommended_steps
     if structure.steps:
         denoiser.cursor.steps = SamplerSteps(structure.steps)
+
+
+def _modulation_of(layer: QuantLayer) -> Literal["step", "dynamic"] | None:
+    quantizer = layer.input_quantizer
+    if not isinstance(quantizer, DifferenceQuantizer):
+        return None
+    return "dynamic" if quantizer.grid is None else "step"
 
 
 def grid_names(quantizer: SoftmaxQuantizer) -> tuple[SoftmaxGrid, ...]:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import repository
 from jobs.errors import LeaseLost
-from jobs.repository import Lease
+from jobs.repository import Lease, Resumption
 from jobs.stages import Progress, Stage, progress_of
 from tcaq_core.errors import Interrupted
 from worker.clock import utc_now
@@ -52,6 +52,8 @@ class Heart:
         self._pending: deque[Progress] = deque()
         self._stage = ""
         self._since = utc_now()
+        self._fraction = 0.0
+        self._resumed: Resumption | None = None
         self._ended = threading.Event()
         self._stop: StopReason | None = None
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
@@ -80,10 +82,18 @@ class Heart:
         now = progress_of(
             self._stages, stage, done=done, total=total, since=self._since
         )
+        self._fraction = now.fraction
         with self._lock:
             if self._pending and self._pending[-1].stage == stage:
                 self._pending.pop()
             self._pending.append(now)
+
+    def resumed(self, entry: str) -> None:
+        """Take note that the work went on from what an earlier attempt had finished.
+
+        Call it after the `progress` that says how far that is.
+        """
+        self._resumed = Resumption(entry, self._fraction)
 
     def flush(self, session: Session) -> bool:
         """Write what is not written yet; return whether to stop.
@@ -150,6 +160,10 @@ class Heart:
         beats: list[Progress | None] = [*pending] or [None]
         for progress in beats:
             stop = repository.heartbeat(
-                session, self._lease, progress=progress, now=utc_now()
+                session,
+                self._lease,
+                progress=progress,
+                now=utc_now(),
+                resumed=self._resumed,
             )
         return stop

@@ -1,15 +1,11 @@
 """The work of a quantization: model in, checked checkpoint out."""
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-import torch
 
 from jobs import repository
 from jobs.artifacts import StoredArtifact
@@ -18,21 +14,26 @@ from jobs.repository import lease_of
 from jobs.settings import Settings
 from tcaq_core import checkpoint, diffusion, quantization
 from tcaq_core.environment import describe_environment
-from tcaq_core.errors import ExportFailed
+from tcaq_core.fingerprint import fingerprint_of
+from tcaq_core.fresh_process import check_reload
 from tcaq_core.manifest import Manifest
 from tcaq_core.recipe import Recipe
+from tcaq_core.report_files import report_files
+from tcaq_core.workspace import Workspace
 from worker import archive
 from worker.clock import utc_now
 from worker.context import Context
-from worker.json_safe import json_safe
+from worker.journals import AttemptJournal
 from worker.models import FetchedModel, fetch_model
 from worker.outcome import Progress, Succeeded
 
-POLL_SECONDS = 0.5
 
-
-def quantize(job: Job, context: Context, progress: Progress) -> Succeeded:
+def quantize(
+    job: Job, context: Context, progress: Progress, attempt: AttemptJournal
+) -> Succeeded:
     """Fetch, calibrate, run the passes, save, and prove that it reloads bit-equal.
+
+    What an earlier attempt has finished is not done again.
 
     Raises:
         TCAQError: the science refuses, or the checkpoint does not reproduce the model.
@@ -45,7 +46,21 @@ def quantize(job: Job, context: Context, progress: Progress) -> Succeeded:
     _describe(job, context, model, environment)
     pipeline = diffusion.load_pipeline(model.folder, device=context.device)
     progress("fetch", 1, 1)
-    quantized = quantization.quantize(pipeline, recipe, progress=progress)
+    fingerprint = fingerprint_of(
+        weights_sha256=str(model.info["weights_sha256"]),
+        recipe_digest=recipe.digest(),
+        environment=environment,
+        files=pipeline.files,
+    )
+    quantized = quantization.quantize(
+        pipeline,
+        recipe,
+        progress=progress,
+        journal=attempt.open(fingerprint),
+        workspace=Workspace(
+            context.settings.memory_budget_bytes, scratch=context.scratch
+        ),
+    )
     with TemporaryDirectory(prefix="quantize-", dir=context.scratch) as scratch:
         folder, packed = Path(scratch) / "checkpoint", Path(scratch) / "checkpoint.tar"
         progress("save", 0, 1)
@@ -59,15 +74,14 @@ def quantize(job: Job, context: Context, progress: Progress) -> Succeeded:
         )
         progress("save", 1, 1)
         progress("verify", 0, 1)
-        probe = checkpoint.probe(pipeline)
+        probe = checkpoint.probe(pipeline, quantized.denoiser)
         _check_reload(folder, probe, context, progress)
         archive.pack(folder, packed)
         stored = context.store.put(packed, media_type=archive.MEDIA_TYPE)
         progress("verify", 1, 1)
-    return Succeeded(
-        result=_result(stored, manifest, probe, quantized.report),
-        artifacts={"checkpoint": stored},
-    )
+    made = {"checkpoint": stored}
+    made |= _store_report(context, job, recipe, quantized.report)
+    return Succeeded(result=_result(made, manifest, probe), artifacts=made)
 
 
 def _describe(
@@ -89,41 +103,13 @@ def _describe(
 def _check_reload(
     folder: Path, probe: str, context: Context, progress: Progress
 ) -> None:
-    found = _probe_in_fresh_process(folder, context.device, progress)
-    if found != probe:
-        raise ExportFailed(
-            "The checkpoint, read by a fresh process, does not give the outputs of "
-            "the model that it was written from.",
-            hint="Submit the job again; if it fails again, report the recipe.",
-        )
-
-
-def _probe_in_fresh_process(
-    folder: Path, device: torch.device, progress: Progress
-) -> str:
-    command = [sys.executable, "-m", "tcaq_core.reload", str(folder)]
-    command += ["--device", str(device), "--threads", str(torch.get_num_threads())]
-    with subprocess.Popen(  # noqa: S603 - a fixed list, and paths that we made
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=_environment_without_secrets(),
-    ) as process:
-        try:
-            while True:
-                try:
-                    output, _ = process.communicate(timeout=POLL_SECONDS)
-                    break
-                except subprocess.TimeoutExpired:
-                    progress("verify", 0, 1)
-        finally:
-            process.kill()
-    if process.returncode != 0:
-        raise ExportFailed(
-            "A fresh process could not read the checkpoint.",
-            hint="The worker's log has its message.",
-        )
-    return str(json.loads(output)["probe_sha256"])
+    check_reload(
+        folder,
+        probe,
+        device=context.device,
+        environment=_environment_without_secrets(),
+        tick=partial(progress, "verify", 0, 1),
+    )
 
 
 def _environment_without_secrets() -> dict[str, str]:
@@ -132,22 +118,32 @@ def _environment_without_secrets() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.upper().startswith(prefix)}
 
 
-def _result(
-    stored: StoredArtifact,
-    manifest: Manifest,
-    probe: str,
-    report: Mapping[str, Any],
-) -> dict[str, Any]:
+def _store_report(
+    context: Context, job: Job, recipe: Recipe, report: Mapping[str, Any]
+) -> dict[str, StoredArtifact]:
+    # Beside the row, not on it: a large model's is a hundred kilobytes, and a listing
+    # shows a hundred rows.
+    files = report_files(report, recipe, model=job.model)
+    put = context.store.put_bytes
     return {
-        "checkpoint": {
-            "sha256": stored.sha256,
-            "size_bytes": stored.size_bytes,
-            "denoiser_bytes": manifest.denoiser_bytes,
-        },
+        "report": put(files.document, media_type="application/json"),
+        "report.png": put(files.picture, media_type="image/png"),
+    }
+
+
+def _result(
+    made: Mapping[str, StoredArtifact], manifest: Manifest, probe: str
+) -> dict[str, Any]:
+    stored, report, picture = (
+        {"sha256": made[name].sha256, "size_bytes": made[name].size_bytes}
+        for name in ("checkpoint", "report", "report.png")
+    )
+    return {
+        "checkpoint": {**stored, "denoiser_bytes": manifest.denoiser_bytes},
         "float32_bytes": manifest.float32_bytes,
         "compression_ratio": manifest.float32_bytes / manifest.denoiser_bytes,
         "simulated_ops": True,
         # Equal SHA-256 of the outputs: not one bit differs.
         "verified": {"probe_sha256": probe, "max_abs_diff": 0.0, "bit_equal": True},
-        "report": json_safe(report),
+        "report": {**report, "picture": picture},
     }

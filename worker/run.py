@@ -23,6 +23,7 @@ from tcaq_core.recipe import Recipe
 from worker.clock import utc_now
 from worker.context import Context
 from worker.heart import Heart, StopReason
+from worker.journals import AttemptJournal
 from worker.outcome import Failed, Outcome, Stopped, Succeeded
 from worker.quantize import quantize
 from worker.sample import SampleRequest, sample
@@ -54,9 +55,10 @@ def run_job(job_id: UUID, context: Context) -> None:
         lease_of(job),
         heartbeat_seconds=context.settings.heartbeat_seconds,
     )
+    journal = AttemptJournal(context.settings, heart.resumed)
     try:
         with heart:
-            outcome = _work(job, context, heart, log)
+            outcome = _work(job, context, heart, journal, log)
             _return_memory(context.device)
     except SystemExit:
         _settle(job, context, heart, Stopped(gives_back=True), log)
@@ -64,7 +66,8 @@ def run_job(job_id: UUID, context: Context) -> None:
     if heart.stop_reason == StopReason.LEASE_LOST:
         log.warning("the job is no longer ours")
         return
-    _settle(job, context, heart, outcome, log)
+    if _settle(job, context, heart, outcome, log):
+        journal.close(outcome)
 
 
 def _return_memory(device: torch.device) -> None:
@@ -89,12 +92,17 @@ def _stages_of(job: Job) -> Sequence[Stage]:
 
 
 def _work(
-    job: Job, context: Context, heart: Heart, log: structlog.stdlib.BoundLogger
+    job: Job,
+    context: Context,
+    heart: Heart,
+    journal: AttemptJournal,
+    log: structlog.stdlib.BoundLogger,
 ) -> Outcome:
-    work = quantize if job.kind == JobKind.QUANTIZE else sample
     try:
         heart.expect(_stages_of(job))
-        return work(job, context, heart.progress)
+        if job.kind == JobKind.QUANTIZE:
+            return quantize(job, context, heart.progress, journal)
+        return sample(job, context, heart.progress)
     except (Interrupted, LeaseLost):
         return Stopped(gives_back=False)
     except (TCAQError, JobError) as error:
@@ -140,7 +148,8 @@ def _settle(
     heart: Heart,
     outcome: Outcome,
     log: structlog.stdlib.BoundLogger,
-) -> None:
+) -> bool:
+    """Put the outcome on the row; return False if the row is another's by now."""
     deadline = monotonic() + context.settings.lease_seconds
     while True:
         try:
@@ -148,6 +157,7 @@ def _settle(
                 _record(session, job, context, heart, outcome)
         except LeaseLost:
             log.warning("the job is no longer ours")
+            return False
         except (OperationalError, InterfaceError, PoolTimeout):
             # Hours of work are not thrown away for a database that restarts.
             if monotonic() >= deadline:
@@ -155,9 +165,8 @@ def _settle(
             log.warning("the database does not answer; trying again")
             sleep(RETRY_SECONDS)
             continue
-        else:
-            log.info("ended", outcome=type(outcome).__name__)
-        return
+        log.info("ended", outcome=type(outcome).__name__)
+        return True
 
 
 def _record(

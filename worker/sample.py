@@ -17,10 +17,10 @@ from tcaq_core import diffusion
 from tcaq_core.diffusion import Pipeline
 from tcaq_core.environment import describe_environment
 from tcaq_core.evaluation.paired import psnr_db
+from tcaq_core.json_safe import json_safe
 from worker.clock import utc_now
 from worker.context import Context
 from worker.images import Images, encode_png, make_grid
-from worker.json_safe import json_safe
 from worker.loading import load_baseline, load_checkpoint, load_model
 from worker.models import Loaded
 from worker.outcome import Progress, Succeeded

@@ -15,6 +15,7 @@ from jobs.queue import REAP_TASK, ring, task_name
 from jobs.settings import Settings
 from worker.clock import utc_now
 from worker.shutdown import leaves_in_order
+from worker.sweep import sweep
 
 if TYPE_CHECKING:
     from worker.context import Context
@@ -41,13 +42,14 @@ def register(app: Celery, settings: Settings) -> None:
     def sessions() -> sessionmaker[Session]:
         return make_sessions(settings)
 
-    def sweep() -> None:
+    def maintain() -> None:
         reap(sessions(), app, settings)
+        sweep(settings, now=utc_now())
 
     # Celery would otherwise add them to every application of this process.
     for kind in JobKind:
         app.task(name=task_name(kind), shared=False)(work)
-    app.task(name=REAP_TASK, shared=False)(sweep)
+    app.task(name=REAP_TASK, shared=False)(maintain)
 
 
 def reap(sessions: sessionmaker[Session], app: Celery, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Download checkpoints and images."""
+"""Download checkpoints, reports and images."""
 
 from typing import Any, Final
 
@@ -65,12 +65,39 @@ def download_checkpoint(
     return artifact_response(request, store, found, filename=job_id, extra=location)
 
 
+@router.head("/jobs/{job_id}/report", include_in_schema=False)
+@router.get(
+    "/jobs/{job_id}/report",
+    response_class=Response,
+    responses={
+        **_content("application/json"),
+        **problem_responses(
+            "job_not_found",
+            "artifact_not_found",
+            "job_not_ready",
+            "range_unsatisfiable",
+        ),
+    },
+)
+def read_report(
+    job_id: str, request: Request, session: SessionDep, store: StoreDep
+) -> Response:
+    """Return what each pass of a quantization did, layer by layer and step by step."""
+    job = find_job(session, job_id)
+    require_success(job)
+    found = repository.job_artifacts(session, job.id)["report"]
+    location = {"Content-Location": artifact_url(found.sha256)}
+    return artifact_response(
+        request, store, found, filename=f"{job_id}-report", extra=location
+    )
+
+
 @router.head("/artifacts/{sha256}/content", include_in_schema=False)
 @router.get(
     "/artifacts/{sha256}/content",
     response_class=Response,
     responses={
-        **_content("application/x-tar", "image/png"),
+        **_content("application/x-tar", "image/png", "application/json"),
         **problem_responses("artifact_not_found", "range_unsatisfiable"),
     },
 )

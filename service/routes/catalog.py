@@ -1,24 +1,27 @@
 """What the service offers: models, recipes, and the problems it can answer with."""
 
 import inspect
-from typing import Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 
 from service import problems
 from service.deps import SettingsDep
-from service.local_models import list_models
+from service.local_models import list_models, local_folder
 from service.openapi import problem_responses
 from service.schema_walk import allowed_at, find
 from service.schemas.catalog import (
     AllowedBits,
+    EstimateRead,
     ModelList,
     PresetRead,
     ProblemList,
     RecipeList,
 )
 from service.schemas.problem import ProblemKind
+from tcaq_core.estimate import estimate
 from tcaq_core.recipe import ORDER, PRESETS, Method, Recipe, resolve
 
 SHOWN_WEIGHT_BITS: Final = 4
@@ -33,11 +36,26 @@ def read_models(settings: SettingsDep) -> ModelList:
     return ModelList(data=list_models(settings), allow_hub=settings.allow_hub)
 
 
-@router.get("/recipes")
-def read_recipes() -> RecipeList:
-    """List the presets at W4A8, the schema of a method and the allowed bit widths."""
+@router.get(
+    "/recipes",
+    responses=problem_responses(
+        "model_not_found",
+        "model_unsupported",
+        "checkpoint_unsafe",
+        "checkpoint_shape_mismatch",
+        instance="/recipes",
+    ),
+)
+def read_recipes(
+    settings: SettingsDep, model: Annotated[str | None, Query(max_length=256)] = None
+) -> RecipeList:
+    """List the presets at W4A8, the schema of a method and the allowed bit widths.
+
+    With a local model's name, each preset comes with an estimate of what it takes.
+    """
+    folder = None if model is None else local_folder(model, settings)
     return RecipeList(
-        data=[_preset(name) for name in PRESETS],
+        data=[_preset(name, folder) for name in PRESETS],
         allowed=AllowedBits(
             weight_bits=_bits("weight_bits"),
             activation_bits=_bits("activation_bits"),
@@ -66,14 +84,29 @@ def read_problem(name: str) -> ProblemKind:
     raise HTTPException(404)
 
 
-def _preset(name: str) -> PresetRead:
+def _preset(name: str, folder: Path | None) -> PresetRead:
     recipe = resolve(
         name,
         weight_bits=SHOWN_WEIGHT_BITS,
         activation_bits=SHOWN_ACTIVATION_BITS,
     )
     description = (inspect.getdoc(PRESETS[name]) or name).splitlines()[0]
-    return PresetRead(name=name, description=description, recipe=recipe)
+    return PresetRead(
+        name=name,
+        description=description,
+        recipe=recipe,
+        estimate=None if folder is None else _estimate(folder, recipe),
+    )
+
+
+def _estimate(folder: Path, recipe: Recipe) -> EstimateRead:
+    found = estimate(folder, recipe)
+    return EstimateRead(
+        seconds=round(found.seconds, 1),
+        stage_seconds={k: round(v, 1) for k, v in found.stage_seconds.items()},
+        peak_memory_bytes=found.peak_memory_bytes,
+        denoiser_bytes=found.denoiser_bytes,
+    )
 
 
 def _bits(field: str) -> list[Any]:

@@ -35,6 +35,20 @@ class ModelList(BaseModel):
     """Whether owner/name@<commit> is accepted as a model, too."""
 
 
+class EstimateRead(BaseModel):
+    """What a job is expected to take; seconds are right within a factor of two or so.
+
+    They are those of one thread of a present-day server's processor; a GPU takes less.
+    """
+
+    seconds: float
+    stage_seconds: dict[str, float]
+    peak_memory_bytes: int
+    """Of the working process."""
+    denoiser_bytes: int
+    """Of the packed weights."""
+
+
 class PresetRead(BaseModel):
     """A named recipe, resolved at the bit widths of the answer."""
 
@@ -42,6 +56,8 @@ class PresetRead(BaseModel):
     name: str
     description: str
     recipe: Recipe
+    estimate: EstimateRead | None = None
+    """For the local model that `model` names; null without one."""
 
 
 class AllowedBits(BaseModel):

@@ -47,8 +47,9 @@ class Attempt(BaseModel):
 
     number: int
     max: int
-    resumed_from: None = None
-    """Always null: every attempt begins at the beginning."""
+    resumed_from: str | None
+    """The last part that an earlier attempt had finished and this one went on from,
+    e.g. `par/round-0/mid_block.resnets.0`; null: it began at the beginning."""
     last_heartbeat_at: datetime | None
 
 
@@ -121,7 +122,11 @@ class JobUrls(BaseModel):
     self: str
     cancel: str
     checkpoint: str | None
-    """Null until the job has succeeded."""
+    """Null until the job has succeeded, as the two that follow."""
+    report: str | None
+    """What each pass did, layer by layer: JSON."""
+    report_picture: str | None
+    """The same as a PNG, layers by timesteps."""
 
 
 class JobRead(Tracked):
@@ -136,7 +141,8 @@ class JobRead(Tracked):
     metrics: dict[str, float]
     """What was measured on the result, by name; empty until then."""
     result: Json | None
-    """The checkpoint's hash and sizes, and the checks it passed; null until then."""
+    """Hashes and sizes of checkpoint and report, and the checks that the checkpoint
+    passed; null until then."""
     urls: JobUrls
 
 

@@ -89,6 +89,16 @@ def choose(evidence: Evidence, config: DAQ) -> Choice:
             return min(evidence.errors, key=lambda c: evidence.errors[c])
 
 
+def candidates_of(config: DAQ) -> list[Choice]:
+    """Return every grid that the configured kinds allow."""
+    return [
+        Choice(log_step, peak)
+        for grid in config.grids
+        for log_step in LOG_STEPS[grid]
+        for peak in PEAKS
+    ]
+
+
 @torch.no_grad()
 def gather(
     denoiser: QuantizedDenoiser,
@@ -101,12 +111,7 @@ def gather(
     """Return, per attention and visited group, what full precision shows."""
     mixes = {name: processor.mix for name, _, processor in denoiser.attentions()}
     found: dict[str, dict[int, Evidence]] = {name: {} for name in mixes}
-    candidates = [
-        Choice(log_step, peak)
-        for grid in config.grids
-        for log_step in LOG_STEPS[grid]
-        for peak in PEAKS
-    ]
+    candidates = candidates_of(config)
     fitted = {name: _fitted(mix.softmax_quantizer) for name, mix in mixes.items()}
 
     def see(name: str, args: tuple[Tensor, ...]) -> None:

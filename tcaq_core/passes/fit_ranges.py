@@ -4,6 +4,8 @@ Invariant: touches quantizer parameters only; full-precision weights and factors
 as they are.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,30 +13,23 @@ from torch import Tensor
 from tcaq_core.calibration import CalibrationSet
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.errors import CalibrationFailed
-from tcaq_core.functional import (
-    AffineParams,
-    affine_params,
-    fake_quantize,
-    lp_loss,
-    weight_params,
-)
+from tcaq_core.functional import AffineParams, fake_quantize, lp_loss, weight_params
 from tcaq_core.layers import QuantLayer
 from tcaq_core.observation import Seen, observe
 from tcaq_core.quantizers import SoftmaxQuantizer, UniformQuantizer
+from tcaq_core.ranges import POWER, group_ranges, shared_range, step_ranges
 from tcaq_core.recipe import FitRanges
+from tcaq_core.schedules import (
+    Tensors,
+    learn_functions,
+    learn_groups,
+    spread_ranges,
+    tensors_of,
+)
 from tcaq_core.timesteps import SamplerSteps
 
 # BRECQ's search: 80 shrink factors 1, 0.99, ... under the L2.4 norm.
 SHRINKS = 80
-POWER = 2.4
-# RepQ-ViT's candidates.
-QUANTILES = (0.999, 0.9999, 0.99999)
-# The MSE search over activations shrinks both ends on their own: after SiLU the lower
-# end is -0.28 whatever the upper one is.
-HIGH_SHRINKS = tuple(1 - 0.04 * i for i in range(20))
-LOW_SHRINKS = tuple(1 - 0.1 * i for i in range(8))
-# torch.quantile sorts at most 2^24 values; a tenth of that is plenty.
-MAX_VALUES = 2**20
 
 
 def apply(
@@ -106,88 +101,89 @@ def fit_activations(
     softmax = {n: p.softmax_quantizer for n, _, p in denoiser.attentions()}
     watched: dict[str, UniformQuantizer | SoftmaxQuantizer] = {**uniform, **softmax}
     seen = observe(denoiser, data, watched, generator=generator)
-    for name, quantizer in uniform.items():
-        parts = range(max(1, len(quantizer.parts)))
-        fit_grid(quantizer, [seen[name, part] for part in parts], config)
     for name, grid in softmax.items():
-        _, peak = shared_range(seen[name, 0], config, num_bits=grid.num_bits)
+        _, peak = shared_range(seen[name, 0], config.activation, num_bits=grid.num_bits)
         grid.fit(peak.reshape(1), torch.zeros(1, device=peak.device))
+    grids = [
+        (quantizer, [seen[name, p] for p in range(max(1, len(quantizer.parts)))])
+        for name, quantizer in uniform.items()
+    ]
+    steps = SamplerSteps.of_data(data.t)
     if config.timesteps != "shared":
-        denoiser.cursor.steps = SamplerSteps.of_data(data.t)
+        denoiser.cursor.steps = steps
+    match config.timesteps:
+        case "shared" | "step":
+            for quantizer, parts in grids:
+                fit_grid(quantizer, parts, config)
+        case "function":
+            ends = learn_functions(
+                _tensors(grids, config, generator),
+                steps,
+                num_timesteps=denoiser.num_timesteps,
+                generator=generator,
+            )
+            for (quantizer, _), table in zip(grids, _by_grid(ends, grids), strict=True):
+                quantizer.fit(table[0], table[1])
+        case "groups":
+            fit_groups(grids, config, generator=generator)
+
+
+Grid = tuple[UniformQuantizer, list[Seen]]
+"""A quantizer and what calibration showed of each of its parts."""
 
 
 def fit_grid(quantizer: UniformQuantizer, seen: list[Seen], config: FitRanges) -> None:
     """Fit one quantizer's table of grids: a row per step or one, a column per part."""
-    num_bits = quantizer.num_bits
-    match config.timesteps:
-        case "shared":
-            ranges = [
-                torch.stack(shared_range(s, config, num_bits=num_bits)) for s in seen
-            ]
-            table = torch.stack(ranges, dim=1)[:, None]  # (2, R, P)
-        case "step":
-            ranges = [step_ranges(s, config, num_bits=num_bits) for s in seen]
-            table = torch.stack(ranges, dim=2)
-        case "function" | "groups":
-            raise NotImplementedError
+    bits, criterion = quantizer.num_bits, config.activation
+    if config.timesteps == "step":
+        ranges = [step_ranges(s, criterion, num_bits=bits) for s in seen]
+        table = torch.stack(ranges, dim=2)  # (2, R, P)
+    else:
+        pairs = [shared_range(s, criterion, num_bits=bits) for s in seen]
+        table = torch.stack([torch.stack(pair) for pair in pairs], dim=1)[:, None]
     quantizer.fit(table[0], table[1])
 
 
-def shared_range(
-    seen: Seen, config: FitRanges, *, num_bits: int
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the one range for all timesteps that the criterion prefers."""
-    return choose_range(
-        seen.pooled(), seen.low.amin(), seen.high.amax(), config, num_bits=num_bits
+def fit_groups(
+    grids: Sequence[Grid], config: FitRanges, *, generator: torch.Generator
+) -> None:
+    """Give each quantizer a few grids and the learned assignment of steps to them."""
+    tensors = _tensors(grids, config, generator)
+    part_of = [a for a, (_, parts) in enumerate(grids) for _ in parts]
+    seen = [item for _, parts in grids for item in parts]
+    groups = learn_groups(
+        tensors,
+        spread_ranges(tensors, seen, num_groups=config.num_groups),
+        torch.tensor(part_of, device=tensors.width.device),
+        generator=generator,
     )
-
-
-def step_ranges(
-    seen: Seen, config: FitRanges, *, num_bits: int
-) -> Float[Tensor, "2 T"]:
-    """Return each sampler step's own range."""
-    ranges = [
-        choose_range(torch.cat(values), low, high, config, num_bits=num_bits)
-        for values, low, high in zip(seen.values, seen.low, seen.high, strict=True)
-    ]
-    return torch.stack([torch.stack(pair) for pair in ranges], dim=1)
-
-
-def choose_range(
-    values: Float[Tensor, "M"],
-    low: Float[Tensor, ""],
-    high: Float[Tensor, ""],
-    config: FitRanges,
-    *,
-    num_bits: int,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the range that the configured criterion prefers for these values."""
-    if config.activation == "min_max":
-        return low, high
-    values = values[:: -(-values.numel() // MAX_VALUES)]
-    if config.activation == "percentile":
-        candidates = [
-            (torch.quantile(values, 1 - q), torch.quantile(values, q))
-            for q in QUANTILES
+    for (quantizer, parts), group_of_step in zip(grids, groups, strict=True):
+        # Groups that no step chose are dropped: rows are those in use.
+        _, rows = group_of_step.unique(return_inverse=True)
+        ranges = [
+            group_ranges(
+                item, rows.tolist(), config.activation, num_bits=quantizer.num_bits
+            )
+            for item in parts
         ]
-        power = 2.0
-    else:
-        candidates = [(low * a, high * b) for a in LOW_SHRINKS for b in HIGH_SHRINKS]
-        power = POWER
-    losses = torch.stack(
-        [_range_loss(values, *c, num_bits=num_bits, power=power) for c in candidates]
-    )
-    return candidates[int(losses.argmin())]
+        table = torch.stack(ranges, dim=2)
+        quantizer.fit(table[0], table[1], row_of_step=rows)
 
 
-def _range_loss(
-    values: Float[Tensor, "M"],
-    low: Float[Tensor, ""],
-    high: Float[Tensor, ""],
-    *,
-    num_bits: int,
-    power: float,
-) -> Float[Tensor, ""]:
-    params = affine_params(low, high, num_bits=num_bits)
-    values_hat = fake_quantize(values, params, num_bits=num_bits)
-    return lp_loss(values_hat, values, power=power, dim=0)
+def _tensors(
+    grids: Sequence[Grid], config: FitRanges, generator: torch.Generator
+) -> Tensors:
+    seen = [item for _, parts in grids for item in parts]
+    bits = [quantizer.num_bits for quantizer, parts in grids for _ in parts]
+    shared = [
+        shared_range(item, config.activation, num_bits=num_bits)
+        for item, num_bits in zip(seen, bits, strict=True)
+    ]
+    return tensors_of(seen, shared, bits, generator=generator)
+
+
+def _by_grid(
+    ends: Float[Tensor, "2 Q T"], grids: Sequence[Grid]
+) -> list[Float[Tensor, "2 T P"]]:
+    pieces = ends.split([len(parts) for _, parts in grids], dim=1)
+    return [piece.transpose(1, 2) for piece in pieces]

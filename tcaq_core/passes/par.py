@@ -10,9 +10,11 @@ Invariant: the reconstruction loss of a block on its calibration inputs never gr
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 import torch
 
+from tcaq_core.block_learning import Rounding
 from tcaq_core.calibration import (
     BlockIO,
     BlockReplay,
@@ -20,8 +22,12 @@ from tcaq_core.calibration import (
     full_precision_outputs,
 )
 from tcaq_core.denoiser import QuantizedDenoiser
+from tcaq_core.journal import Journal, NoJournal
+from tcaq_core.objective import Reconstruction
 from tcaq_core.recipe import PAR
-from tcaq_core.reconstruction import Rounding, reconstruct_block
+from tcaq_core.reconstruction import reconstruct_block
+from tcaq_core.resume import Blocks, recorded
+from tcaq_core.workspace import Workspace
 
 Tick = Callable[[int, int], None]
 Resample = Callable[[int, Tick], CalibrationSet]
@@ -37,36 +43,87 @@ def apply(
     resample: Resample,
     generator: torch.Generator,
     progress: Tick,
+    journal: Journal | None = None,
+    workspace: Workspace | None = None,
 ) -> list[dict[str, object]]:
-    """Reconstruct every block in each round; return what each achieved."""
-    roundings: dict[str, Rounding] = {}
-    report: list[dict[str, object]] = []
-    total = (1 + config.rounds) * len(denoiser.blocks())
+    """Reconstruct every block in each round; return what each achieved.
 
-    def still_at(*_: int) -> None:
-        progress(len(report), total)
+    Blocks that the journal holds are put back instead.
+
+    Raises:
+        ReconstructionDiverged: a block's loss became NaN or infinite.
+        OutOfMemory: the workspace has no room for one block.
+        ResumeRefused: as `Journal.read`.
+    """
+    total = (1 + config.rounds) * len(denoiser.blocks())
+    done = Blocks(
+        journal or NoJournal(), denoiser, generator, lambda num: progress(num, total)
+    )
+    workspace = workspace or Workspace()
+
+    def still_at() -> None:
+        progress(len(done.report), total)
 
     for k in range(1 + config.rounds):
-        visited = data if k == 0 else resample(k, still_at)
+        if done.restore_round(k):
+            continue
+        visited = data if k == 0 else _visited(k, resample, done, tick=still_at)
         inputs = visited.thin(config.num_inputs)
-        iterations = config.iterations if k == 0 else config.round_iterations
-        targets = full_precision_outputs(denoiser, inputs)
-        replay = BlockReplay(denoiser, inputs)
+        targets = full_precision_outputs(denoiser, inputs, workspace)
+        replay = BlockReplay(denoiser, inputs, workspace)
         for name in list(targets):
             target = targets.pop(name)
-            given = replay.inputs_of(name)
-            roundings[name], block = reconstruct_block(
-                name,
-                denoiser.blocks()[name],
-                BlockIO(given, target, inputs.t),
-                config,
-                iterations=iterations,
-                start=roundings.get(name),
-                cursor=denoiser.cursor,
-                generator=generator,
-                tick=still_at,
-            )
+            given = replay.inputs_of(name, beside=target.nbytes)
+            io = BlockIO(given, target, inputs.t)
+            if not done.restore(k, name):
+                done.reconstruct(
+                    k,
+                    name,
+                    partial(
+                        _reconstruct, k, name, io, config, done=done, tick=still_at
+                    ),
+                    carries_over=k < config.rounds,
+                )
             replay.finish(name, given)
-            report.append({"round": k, "block": name, **asdict(block)})
-            progress(len(report), total)
-    return report
+            still_at()
+            # Memory is for one block's: these go before the next are captured.
+            del io, given, target
+    return done.report
+
+
+def _visited(
+    k: int, resample: Resample, done: Blocks, *, tick: Callable[[], None]
+) -> CalibrationSet:
+    return recorded(
+        done.journal,
+        f"par/round-{k}/inputs",
+        lambda: resample(k, lambda *_: tick()),
+        device=done.denoiser.unet.device,
+        tick=tick,
+    )
+
+
+def _reconstruct(
+    k: int,
+    name: str,
+    io: BlockIO,
+    config: PAR,
+    *,
+    done: Blocks,
+    tick: Callable[[], None],
+) -> tuple[Rounding, dict[str, object]]:
+    task = Reconstruction(
+        name=name,
+        block=done.denoiser.blocks()[name],
+        io=io,
+        config=config,
+        cursor=done.denoiser.cursor,
+        generator=done.generator,
+        tick=tick,
+    )
+    rounding, block = reconstruct_block(
+        task,
+        iterations=config.iterations if k == 0 else config.round_iterations,
+        start=done.roundings.get(name),
+    )
+    return rounding, {"round": k, "block": name, **asdict(block)}

@@ -27,6 +27,10 @@ class Select(Settings):
     """``normal``: its standard deviation (PTQ4DM's released script: 0.4)."""
     variety_weight: Annotated[float, Field(ge=0)] = 1.2
     """``density_variety``: lambda in P_t = D_t + lambda V_t (EDA-DM: 1.0 to 1.2)."""
+    radius: Annotated[float, Field(gt=0)] | None = None
+    """``density_variety``: r_d, the mean squared difference up to which features count
+    as near (EDA-DM: 3.0 on CIFAR-10, 0.3 on LSUN); by default the 25 % quantile of the
+    differences between any two steps."""
 
 
 class Allocate(Settings):

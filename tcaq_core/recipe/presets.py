@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from tcaq_core.recipe import published
+from tcaq_core.recipe.published import FULL_PRECISION_LAYERS, LEARNING_RATE
 from tcaq_core.recipe.ranges import DAQ, TCR, FitRanges
-from tcaq_core.recipe.reconstruction import PAR
 from tcaq_core.recipe.recipe import (
     ActivationBits,
     CalibrationSpec,
@@ -14,19 +15,7 @@ from tcaq_core.recipe.recipe import (
     SoftmaxBits,
     WeightBits,
 )
-
-# TFMQ-DM's choice, which TCAQ-DM adopts: the first layer of the time embedding, the
-# input and the output convolution keep full precision.
-FULL_PRECISION_LAYERS: Final = ("conv_in", "conv_out", "time_embedding.linear_1")
-
-
-def rtn(weight_bits: int, activation_bits: int) -> Method:
-    """Round to nearest on min-max ranges: the baseline that every method must beat."""
-    del weight_bits, activation_bits
-    return Method(
-        passes=(FitRanges(weight="min_max", activation="min_max"),),
-        skip=FULL_PRECISION_LAYERS,
-    )
+from tcaq_core.recipe.reconstruction import PAR, SecondOrder
 
 
 def tcaq(weight_bits: int, activation_bits: int) -> Method:
@@ -43,8 +32,7 @@ def tcaq(weight_bits: int, activation_bits: int) -> Method:
                 round_iterations=50,
                 batch_size=8,
                 num_inputs=160,
-                # Rounding variables must cross the same distance in fewer steps.
-                learning_rate=2e-2,
+                learning_rate=LEARNING_RATE,
             ),
         ),
         skip=FULL_PRECISION_LAYERS,
@@ -65,8 +53,38 @@ def tcaq_paper(weight_bits: int, activation_bits: int) -> Method:
     )
 
 
+def fast(weight_bits: int, activation_bits: int) -> Method:
+    """Closed-form rounding on half-strength TCR: seconds a million parameters."""
+    del weight_bits, activation_bits
+    return Method(
+        passes=(TCR(strength=0.5), FitRanges(), DAQ(), SecondOrder(num_inputs=80)),
+        skip=FULL_PRECISION_LAYERS,
+    )
+
+
 PRESETS: Final[Mapping[str, Callable[[int, int], Method]]] = MappingProxyType(
-    {"rtn": rtn, "tcaq": tcaq, "tcaq-paper": tcaq_paper}
+    {
+        "rtn": published.rtn,
+        "fast": fast,
+        "tcaq": tcaq,
+        "tcaq-paper": tcaq_paper,
+        "ptq4dm": published.ptq4dm,
+        "qdiffusion": published.qdiffusion,
+        "tfmq": published.tfmq,
+        "tfmq-code": published.tfmq_code,
+        "brecq": published.brecq,
+        "qdrop": published.qdrop,
+        "ptqd": published.ptqd,
+        "tac": published.tac,
+        "tdq": published.tdq,
+        "apq-dm": published.apq_dm,
+        "eda-dm": published.eda_dm,
+        "repq": published.repq,
+        "adalog": published.adalog,
+        "sq-dm": published.sq_dm,
+        "tmpq-dm": published.tmpq_dm,
+        "modiff": published.modiff,
+    }
 )
 
 

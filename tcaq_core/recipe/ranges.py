@@ -32,7 +32,7 @@ class TCR(Settings):
     """``dilation`` keeps r_j from widening any output channel's weight range
     (DilateQuant): the weight grids do not get coarser."""
     layers: Literal["convolutions", "all"] = "convolutions"
-    """``all`` includes linear layers, as RepQ-ViT does behind norms."""
+    """``all`` includes attention's linear layers, as RepQ-ViT does behind norms."""
 
 
 class FitRanges(Settings):

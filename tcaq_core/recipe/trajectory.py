@@ -19,6 +19,8 @@ class Modulate(Settings):
     ranges: Literal["step", "dynamic"] = "step"
     """``step``: static ranges per sampler step, calibrated; ``dynamic``: the range of
     the difference itself, measured while sampling."""
+    num_samples: Annotated[PositiveInt, Field(le=4096)] = 16
+    """``step``: trajectories that are sampled to calibrate, all in one batch."""
 
 
 class Correct(Settings):
@@ -26,8 +28,8 @@ class Correct(Settings):
 
     kind: Literal["correct"] = "correct"
     rule: Literal["ptqd", "tac", "affine"] = "affine"
-    """``ptqd``: correlated noise, bias per channel, and the variance that is left, which
-    stochastic samplers inject less of (PTQD). ``tac``: factor per channel along the
+    """``ptqd``: correlated noise, bias per channel, and the variance that is left, of
+    which stochastic DDIM injects less (PTQD). ``tac``: factor per channel along the
     quantized trajectory (TAC-Diffusion). ``affine``: least squares, gain per step and
     bias per channel, along the quantized trajectory."""
     num_samples: Annotated[PositiveInt, Field(le=65_536)] = 64

@@ -45,6 +45,9 @@ def test_a_job_survives_kill_9_of_the_process_that_works_on_it(
     assert job.lease_token > first.lease_token
     assert job.lease_owner != first.lease_owner
     assert job.started_at == first.started_at
+    # It died in `par`: at least everything before was not done again.
+    assert (job.resumed_from or "").startswith(("daq", "par/"))
+    assert list(deployment.settings.journals.iterdir()) == []
 
 
 @pytest.mark.parametrize("kill", [os.kill, os.killpg], ids=["parent", "group"])
@@ -80,7 +83,9 @@ def test_a_cold_shutdown_gives_the_job_back_before_the_worker_ends(
         assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
     # No beat: the doorbell was rung when the job was given back.
     with deployment.worker():
-        assert _sha256(deployment.wait_until_ended(job_id)) == undisturbed
+        job = deployment.wait_until_ended(job_id)
+    assert _sha256(job) == undisturbed
+    assert (job.resumed_from or "").startswith(("daq", "par/"))
 
 
 def test_a_job_that_kills_every_worker_ends_as_worker_lost(

@@ -9,7 +9,7 @@ from jobs import repository
 from jobs.artifacts import StoredArtifact
 from jobs.errors import LeaseLost
 from jobs.ids import new_id
-from jobs.repository import Lease
+from jobs.repository import Lease, Resumption
 from jobs.stages import Progress
 from jobs.status import JobStatus
 from tests.factories import NOON, make_job, make_running_job
@@ -28,6 +28,21 @@ HALF = Progress(
 STORED = StoredArtifact(
     sha256="c" * 64, size_bytes=7, media_type="application/octet-stream"
 )
+
+
+def test_an_attempt_says_where_it_went_on_and_the_next_begins_anew(
+    session: Session,
+) -> None:
+    job, lease = make_running_job(session)
+    resumed = Resumption("par/round-0/mid_block.resnets.0", 0.4)
+    repository.heartbeat(session, lease, progress=None, now=NOON, resumed=resumed)
+    repository.heartbeat(session, lease, progress=HALF, now=NOON)
+    found = repository.get(session, job.id)
+    assert (found.resumed_from, found.resumed_fraction) == (resumed.entry, 0.4)
+    repository.release(session, lease, now=LATER)
+    again = repository.claim(session, job.id, owner="another", now=LATER)
+    assert again is not None
+    assert (again.resumed_from, again.resumed_fraction) == (None, 0.0)
 
 
 def test_a_claim_is_exclusive_among_many_racing_connections(

@@ -19,6 +19,8 @@ Sessions = sessionmaker[Session]
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 CHECKPOINT = bytes(range(256)) * 40
+REPORT = b'{"fit_ranges":null,"layers":{"passes":[]}}\n'
+PICTURE = b"\x89PNG\r\n\x1a\n" + b"layers by timesteps"
 GRID = b"\x89PNG\r\n\x1a\n" + b"grid of images"
 
 
@@ -51,8 +53,11 @@ def succeed(sessions: Sessions, store: ArtifactStore, public_id: str) -> str:
     """Bring a quantization to ``succeeded`` and return its checkpoint's SHA-256."""
     lease = claim(sessions, public_id)
     stored = store.put_bytes(CHECKPOINT, media_type="application/x-tar")
+    report = store.put_bytes(REPORT, media_type="application/json")
+    picture = store.put_bytes(PICTURE, media_type="image/png")
     result = {
         "checkpoint": {"sha256": stored.sha256, "size_bytes": stored.size_bytes},
+        "report": {"sha256": report.sha256, "picture": {"sha256": picture.sha256}},
         "compression_ratio": 6.5,
         "verified": {"probe_sha256": "0" * 64, "max_abs_diff": 0.0, "bit_equal": True},
     }
@@ -61,7 +66,11 @@ def succeed(sessions: Sessions, store: ArtifactStore, public_id: str) -> str:
             session,
             lease,
             result=result,
-            artifacts={"checkpoint": stored},
+            artifacts={
+                "checkpoint": stored,
+                "report": report,
+                "report.png": picture,
+            },
             now=_now() + timedelta(seconds=1),
         )
     return stored.sha256

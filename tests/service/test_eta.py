@@ -25,6 +25,13 @@ def test_what_is_left_takes_as_long_in_proportion() -> None:
     assert eta.seconds == 240.0
 
 
+def test_what_an_earlier_attempt_did_took_this_one_no_time() -> None:
+    eta = estimate(fraction=0.6, started_at=NOON, seen_at=at(60), resumed=0.5)
+    assert eta is not None
+    assert eta.seconds == 240.0
+    assert not estimate(fraction=0.5, started_at=NOON, seen_at=at(60), resumed=0.5)
+
+
 def test_the_bounds_lie_around_the_estimate_and_close_in() -> None:
     etas = [
         estimate(fraction=fraction, started_at=NOON, seen_at=at(1000 * fraction))

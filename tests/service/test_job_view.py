@@ -86,3 +86,23 @@ def test_a_sample_without_a_result_shows_nothing_drawn(session: Session) -> None
     shown = sample_object(job)
     assert (shown.images, shown.grid, shown.execution) == (None, None, None)
     assert shown.request == {"n": 4}
+
+
+def test_a_resumed_attempt_says_from_where_and_counts_only_its_own_work(
+    session: Session,
+) -> None:
+    job, lease = make_running_job(session)
+    resumed = repository.Resumption("par/round-0/mid_block.resnets.0", 0.25)
+    for seconds in (0, 100):
+        repository.heartbeat(
+            session,
+            lease,
+            progress=halfway(),
+            now=NOON + timedelta(seconds=seconds),
+            resumed=resumed,
+        )
+    shown = job_object(job)
+    assert shown.attempt.resumed_from == resumed.entry
+    # 25 % in 100 seconds, so 50 % more take 200.
+    assert shown.progress.eta_s == 200.0
+    assert shown.progress.rate_per_s is None

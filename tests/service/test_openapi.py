@@ -14,6 +14,7 @@ ROUTES = {
     ("get", "/jobs/{job_id}"),
     ("post", "/jobs/{job_id}/cancel"),
     ("get", "/jobs/{job_id}/checkpoint"),
+    ("get", "/jobs/{job_id}/report"),
     ("get", "/artifacts/{sha256}/content"),
     ("post", "/sample"),
     ("get", "/samples/{sample_id}"),

@@ -56,8 +56,8 @@ def test_fitted_operands_and_maps_change_the_output_a_little(
         exact = block(x)
         for operand in ours.operands.values():
             assert isinstance(operand, UniformQuantizer)
-            operand.fit(torch.tensor(-4.0), torch.tensor(4.0))
-        ours.softmax_quantizer.fit(torch.ones(1), torch.zeros(1, dtype=torch.bool))
+            operand.fit(torch.tensor([[-4.0]]), torch.tensor([[4.0]]))
+        ours.softmax_quantizer.fit(torch.ones(1), torch.zeros(1))
         block.set_processor(ours)
         with cursor.at(torch.tensor([1, 2, 3])):
             out = block(x)
@@ -77,6 +77,6 @@ def test_the_mix_multiplies_the_map_on_its_grid() -> None:
     a = torch.tensor([[[[0.3, 0.7], [0.9, 0.1]]]])
     v = torch.eye(2)[None, None]
     assert torch.equal(mix(a, v), a)
-    quantizer.fit(torch.ones(1), torch.tensor([True]))
+    quantizer.fit(torch.ones(1), torch.ones(1))
     with cursor.at(torch.tensor([5])):
         assert mix(a, v).tolist() == [[[[0.25, 0.5], [1.0, 0.125]]]]

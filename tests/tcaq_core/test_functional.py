@@ -10,7 +10,9 @@ from tcaq_core.functional import (
     balance,
     dequantize,
     fake_quantize,
-    fake_quantize_log2,
+    fake_quantize_learnable,
+    fake_quantize_log,
+    fake_quantize_samples,
     fake_quantize_tensor,
     inverse_rectified_sigmoid,
     power_law_log_likelihood_ratio,
@@ -70,6 +72,47 @@ def test_the_fused_kernel_agrees_with_the_definition_to_the_last_bit(
 
 
 @given(seeds, bits)
+def test_grids_by_sample_agree_with_the_definition_to_the_last_bit(
+    seed: int, num_bits: int
+) -> None:
+    x = draw(seed, 5, 3, 64) * 3
+    params = affine_params(x.amin((1, 2)) * 0.7, x.amax((1, 2)), num_bits=num_bits)
+    fused = fake_quantize_samples(x, params.scale, params.zero_point, num_bits=num_bits)
+    broadcast = AffineParams(
+        params.scale[:, None, None], params.zero_point[:, None, None]
+    )
+    assert torch.equal(fused, fake_quantize(x, broadcast, num_bits=num_bits))
+
+
+@given(seeds, bits)
+def test_a_learnable_grid_has_the_same_values(seed: int, num_bits: int) -> None:
+    x = draw(seed, 4, 64) * 3
+    one = grid_of(x, num_bits)
+    learnable = fake_quantize_learnable(x, one.scale, one.zero_point, num_bits=num_bits)
+    assert torch.equal(learnable, fake_quantize(x, one, num_bits=num_bits))
+    by_sample = affine_params(x.amin(1), x.amax(1), num_bits=num_bits)
+    assert torch.equal(
+        fake_quantize_learnable(
+            x, by_sample.scale, by_sample.zero_point, num_bits=num_bits
+        ),
+        fake_quantize_samples(
+            x, by_sample.scale, by_sample.zero_point, num_bits=num_bits
+        ),
+    )
+
+
+def test_the_gradient_of_a_scale_is_lsq_s() -> None:
+    # 1902.08153, equation 3: round(v/s) - v/s inside the range, its ends outside.
+    x = torch.tensor([[-9.0, 0.24, 0.7, 9.0]])
+    scale = torch.tensor(0.1, requires_grad=True)
+    zero = torch.tensor(4.0)
+    out = fake_quantize_learnable(x, scale, zero, num_bits=4)
+    out.sum().backward()
+    assert scale.grad is not None
+    assert float(scale.grad) == pytest.approx(-4 + (2 - 2.4) + (7 - 7.0) + 11, abs=1e-4)
+
+
+@given(seeds, bits)
 def test_weight_codes_minus_their_zero_point_fit_in_int8(
     seed: int, num_bits: int
 ) -> None:
@@ -101,8 +144,41 @@ def test_straight_through_keeps_the_value_and_the_gradient() -> None:
 
 def test_log2_is_exact_on_powers_of_two_and_flushes_the_rest_to_zero() -> None:
     a = torch.tensor([1.0, 0.5, 2.0**-15, 2.0**-16, 0.0])
-    out = fake_quantize_log2(a, torch.tensor(1.0), num_bits=4)
+    out = fake_quantize_log(a, torch.tensor(1.0), log_step=1.0, num_bits=4)
     assert out.tolist() == [1.0, 0.5, 2.0**-15, 0.0, 0.0]
+
+
+def test_root_two_has_a_value_between_every_two_powers_of_two() -> None:
+    a = torch.tensor([1.0, 0.8, 0.65, 2.0**-7.5, 2.0**-8])
+    out = fake_quantize_log(a, torch.tensor(1.0), log_step=0.5, num_bits=4)
+    expected = torch.tensor([1.0, 2.0**-0.5, 2.0**-0.5, 2.0**-7.5, 0.0])
+    assert torch.allclose(out, expected)
+
+
+@given(st.integers(1, 128), bits)
+def test_every_power_of_adalog_s_base_is_a_value_of_its_grid(
+    k: int, num_bits: int
+) -> None:
+    peak = torch.tensor(0.7)
+    codes = torch.arange(2**num_bits).double()
+    values = (0.7 * torch.exp2(-codes * k / 37)).float()
+    # Below the smallest normal number a float has too few digits for any base.
+    values = values[values > torch.finfo(torch.float32).tiny]
+    out = fake_quantize_log(values, peak, log_step=k / 37, num_bits=num_bits)
+    assert torch.allclose(out, values, rtol=1e-4, atol=0.0)
+
+
+@given(seeds, st.sampled_from([1.0, 0.5, 4 / 37, 15 / 37]), bits)
+def test_a_log_grid_is_off_by_at_most_half_a_step_of_its_exponent(
+    seed: int, log_step: float, num_bits: int
+) -> None:
+    a = torch.rand(64, generator=torch.Generator().manual_seed(seed))
+    out = fake_quantize_log(a, torch.tensor(1.0), log_step=log_step, num_bits=num_bits)
+    kept = out > 0
+    off = (torch.log2(out[kept]) - torch.log2(a[kept])).abs()
+    assert bool((off <= log_step / 2 + 1e-4).all())
+    flushed = -torch.log2(a[~kept])
+    assert bool((flushed >= (2**num_bits - 0.5) * log_step - 1e-4).all())
 
 
 @given(seeds)

@@ -135,3 +135,15 @@ def test_a_database_that_fails_for_a_moment_costs_nothing(
         rename("jobs_away", "jobs")
         _await(lambda: _read(sessions, lease).stage == "fetch")
     assert heart.stop_reason is None
+
+
+def test_where_the_work_went_on_reaches_the_row_with_the_share_that_was_done(
+    sessions: sessionmaker[Session], lease: Lease, heart: Heart
+) -> None:
+    with heart:
+        heart.progress("tcr", 1, 1)
+        heart.resumed("tcr")
+        heart.progress("par", 0, 2)
+        _await(lambda: _read(sessions, lease).stage == "par")
+    job = _read(sessions, lease)
+    assert (job.resumed_from, job.resumed_fraction) == ("tcr", 0.5)

@@ -1,14 +1,18 @@
+import json
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 import torch
+from PIL import Image
 
 from jobs import repository
 from jobs.models import Job
 from jobs.status import JobStatus
 from tcaq_core import checkpoint
 from tcaq_core.errors import ExportFailed, Interrupted
+from tcaq_core.report import LayerReport
 from tests.factories import make_job, make_recipe
 from tests.worker.conftest import Finished
 from worker.archive import unpack
@@ -40,6 +44,28 @@ def _unpacked(context: Context, job: Job, folder: Path) -> Path:
     return folder
 
 
+def _report(context: Context, job: Job) -> dict[str, Any]:
+    assert job.result is not None
+    with context.store.open(job.result["report"]["sha256"]) as stored:
+        document: dict[str, Any] = json.load(stored)
+    return document
+
+
+def test_the_picture_of_the_report_is_stored_as_a_png(finished: Finished) -> None:
+    result = finished.job.result
+    assert result is not None
+    picture = result["report"]["picture"]
+    with finished.context.store.open(picture["sha256"]) as stored:
+        assert Image.open(stored).format == "PNG"
+    with finished.context.sessions() as session:
+        made = repository.job_artifacts(session, finished.job.id)
+    assert {name: item.media_type for name, item in made.items()} == {
+        "checkpoint": "application/x-tar",
+        "report": "application/json",
+        "report.png": "image/png",
+    }
+
+
 def test_the_result_says_what_was_made_and_what_was_checked(
     finished: Finished,
 ) -> None:
@@ -56,7 +82,9 @@ def test_the_result_says_what_was_made_and_what_was_checked(
     assert result["simulated_ops"] is True
     assert result["verified"]["bit_equal"] is True
     assert result["verified"]["max_abs_diff"] == 0.0
-    assert "fit_ranges" in result["report"]
+    document = _report(context, job)
+    assert "fit_ranges" in document
+    LayerReport.model_validate(document["layers"])
     assert job.model_info is not None
     assert job.model_info["reference"] == "tiny"
     assert job.environment is not None
@@ -69,7 +97,7 @@ def test_the_stored_checkpoint_gives_the_outputs_that_were_verified(
     job = finished.job
     loaded = checkpoint.load(folder, device=torch.device("cpu"))
     assert job.result is not None
-    found = checkpoint.probe(loaded.pipeline)
+    found = checkpoint.probe(loaded.pipeline, loaded.denoiser)
     assert found == job.result["verified"]["probe_sha256"]
     assert loaded.manifest.model == job.model_info
 

@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 
 from jobs.artifacts import LocalStore
 from tests.service import ledger
-from tests.service.ledger import CHECKPOINT, Sessions
+from tests.service.ledger import CHECKPOINT, PICTURE, REPORT, Sessions
 
 SIZE = len(CHECKPOINT)
 
@@ -112,12 +112,38 @@ def test_head_tells_the_same_headers_without_bytes(
     assert (refused.status_code, refused.content) == (416, b"")
 
 
-def test_a_job_that_has_not_finished_has_no_checkpoint_yet(
-    client: TestClient, sessions: Sessions, job_id: str
+def test_a_finished_jobs_report_is_json_and_has_a_picture(
+    client: TestClient, sessions: Sessions, store: LocalStore, job_id: str
 ) -> None:
-    queued = client.get(f"/jobs/{job_id}/checkpoint")
+    ledger.succeed(sessions, store, job_id)
+    urls = client.get(f"/jobs/{job_id}").json()["urls"]
+    assert urls["report"] == f"/jobs/{job_id}/report"
+    report = client.get(urls["report"])
+    assert report.status_code == 200
+    assert report.headers["Content-Type"] == "application/json"
+    assert report.content == REPORT
+    assert f'filename="{job_id}-report.json"' in report.headers["Content-Disposition"]
+    assert client.get(report.headers["Content-Location"]).content == REPORT
+    known = {"If-None-Match": report.headers["ETag"]}
+    assert client.get(urls["report"], headers=known).status_code == 304
+    picture = client.get(urls["report_picture"])
+    assert picture.headers["Content-Type"] == "image/png"
+    assert picture.content == PICTURE
+
+
+def test_an_unknown_job_has_no_report(client: TestClient) -> None:
+    response = client.get(f"/jobs/job_{'0' * 32}/report")
+    assert (response.status_code, response.json()["code"]) == (404, "job_not_found")
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "report"])
+def test_a_job_that_has_not_finished_has_nothing_to_download_yet(
+    client: TestClient, sessions: Sessions, job_id: str, what: str
+) -> None:
+    assert client.get(f"/jobs/{job_id}").json()["urls"][what] is None
+    queued = client.get(f"/jobs/{job_id}/{what}")
     ledger.claim(sessions, job_id)
-    running = client.get(f"/jobs/{job_id}/checkpoint")
+    running = client.get(f"/jobs/{job_id}/{what}")
     for response in (queued, running):
         assert response.status_code == 409
         assert response.json()["code"] == "job_not_ready"

@@ -1,9 +1,16 @@
+import shutil
+from pathlib import Path
+
 import jsonschema
+import pytest
 from starlette.testclient import TestClient
 
 from jobs.settings import Settings
 from service.app import create_app
+from tcaq_core.recipe import ORDER, PRESETS
 from tests.service.models import make_pickled_model, make_truncated_model
+
+DEMO = Path(__file__).parents[3] / "models" / "ddpm-cifar10-small"
 
 
 def test_models_are_listed_with_what_they_are_or_why_they_cannot_be_used(
@@ -37,16 +44,39 @@ def test_a_missing_models_folder_is_an_empty_list(settings: Settings) -> None:
 def test_recipes_are_resolved_and_described(client: TestClient) -> None:
     answer = client.get("/recipes").json()
     presets = {preset["name"]: preset for preset in answer["data"]}
-    assert list(presets) == ["rtn", "tcaq", "tcaq-paper"]
+    assert list(presets) == list(PRESETS)
     assert presets["tcaq"]["recipe"]["weight_bits"] == 4
     assert presets["tcaq"]["recipe"]["activation_bits"] == 8
     assert all(preset["description"].endswith(".") for preset in answer["data"])
-    assert answer["passes"] == ["tcr", "fit_ranges", "daq", "par"]
+    assert answer["passes"] == list(ORDER)
     assert answer["allowed"] == {
         "weight_bits": [2, 3, 4, 5, 6, 7, 8],
         "activation_bits": [4, 5, 6, 7, 8, 16],
         "softmax_bits": [4, 5, 6, 7, 8],
     }
+
+
+def test_recipes_come_with_what_they_take_on_a_model(
+    client: TestClient, settings: Settings
+) -> None:
+    shutil.copytree(DEMO, settings.models_directory / "own")
+    for name in ("own", "tiny"):
+        answer = client.get("/recipes", params={"model": name}).json()
+        found = {preset["name"]: preset["estimate"] for preset in answer["data"]}
+        assert found["rtn"]["seconds"] <= found["tcaq"]["seconds"]
+        stages = found["tcaq"]["stage_seconds"]
+        assert sum(stages.values()) == pytest.approx(found["tcaq"]["seconds"], abs=1)
+        assert found["tcaq"]["denoiser_bytes"] > 0
+        assert found["tcaq"]["peak_memory_bytes"] > 1e6
+    assert all(p["estimate"] is None for p in client.get("/recipes").json()["data"])
+
+
+@pytest.mark.parametrize("name", ["none", "owner/name@" + "0" * 40, "../tiny"])
+def test_there_is_no_estimate_for_a_model_that_is_not_here(
+    client: TestClient, name: str
+) -> None:
+    response = client.get("/recipes", params={"model": name})
+    assert (response.status_code, response.json()["code"]) == (404, "model_not_found")
 
 
 def test_every_method_listed_obeys_the_schema_beside_it(client: TestClient) -> None:

@@ -10,6 +10,8 @@ from tcaq_core.recipe import DAQ, FitRanges, Method, resolve
 from tcaq_core.timesteps import TimestepGroups
 from tests.tiny import tiny_unet
 
+PAPER_GRIDS = DAQ(grids=("uniform", "log2"))
+
 
 def attention_output_error(denoiser: QuantizedDenoiser, data: CalibrationSet) -> float:
     """Return the error of every Q(a) v on full-precision operands."""
@@ -79,7 +81,10 @@ def test_every_group_gets_a_choice(
     choices = daq.apply(low_bit, data, config, generator=generator)
     for name, _, processor in low_bit.attentions():
         assert len(choices[name]) == 9
-        assert set(choices[name]) <= {"uniform", "log2"}
+        offered = {f"{s:.3f}" for steps in daq.LOG_STEPS.values() for s in steps}
+        if select == "likelihood_ratio":
+            offered = {"0.000", "1.000"}
+        assert set(choices[name]) <= offered
         assert processor.softmax_quantizer.scale.shape == (9,)
         assert bool(torch.isfinite(processor.softmax_quantizer.scale).all())
 
@@ -90,9 +95,30 @@ def test_output_error_prefers_the_better_grid() -> None:
     attention = torch.tensor([[[[0.5, 0.25, 0.125, 0.0625, 0.0625]]]])
     v = torch.eye(5)[None, None]
     generator = torch.Generator().manual_seed(0)
-    fitted = daq.Choice("uniform", 0.5)
-    daq.look(evidence, attention, v, fitted=fitted, bits=4, generator=generator)
-    assert daq.choose(evidence, DAQ()).grid == "log2"
+    candidates = [daq.Choice(0.0, 0.5), *daq.candidates_of(PAPER_GRIDS)]
+    daq.look(evidence, attention, v, candidates=candidates, bits=4, generator=generator)
+    assert daq.choose(evidence, PAPER_GRIDS).log_step == 1.0
+
+
+def test_a_finer_base_wins_between_the_powers_of_two() -> None:
+    # AdaLog's base 2^(15/37) holds these values; neither 2 nor its root does.
+    row = torch.exp2(-torch.tensor([2.0, 3, 5, 6, 9]) * 15 / 37)
+    evidence = daq.Evidence()
+    daq.look(
+        evidence,
+        row[None, None, None],
+        torch.eye(5)[None, None],
+        candidates=daq.candidates_of(DAQ()),
+        bits=4,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert daq.choose(evidence, DAQ()).log_step == 15 / 37
+
+
+def test_only_the_grids_that_are_asked_for_are_candidates() -> None:
+    assert {c.log_step for c in daq.candidates_of(PAPER_GRIDS)} == {0.0, 1.0}
+    root = DAQ(grids=("log_sqrt2",))
+    assert {c.log_step for c in daq.candidates_of(root)} == {0.5}
 
 
 @given(st.floats(0.01, 1.0), st.integers(4, 8), st.integers(0, 1000))
@@ -103,9 +129,15 @@ def test_no_choice_is_worse_than_what_was_fitted(
     logits = torch.randn(1, 1, 6, 6, generator=generator) * 3
     v = torch.randn(1, 1, 6, 4, generator=generator)
     evidence = daq.Evidence()
-    fitted = daq.Choice("uniform", peak)
-    attention = logits.softmax(-1)
-    daq.look(evidence, attention, v, fitted=fitted, bits=bits, generator=generator)
+    fitted = daq.Choice(0.0, peak)
+    daq.look(
+        evidence,
+        logits.softmax(-1),
+        v,
+        candidates=[fitted, *daq.candidates_of(DAQ())],
+        bits=bits,
+        generator=generator,
+    )
     chosen = daq.choose(evidence, DAQ())
     assert evidence.errors[chosen] <= evidence.errors[fitted]
 
@@ -114,6 +146,6 @@ def test_the_groups_of_the_evidence_are_those_of_the_data(
     low_bit: QuantizedDenoiser, data: CalibrationSet, generator: torch.Generator
 ) -> None:
     groups = TimestepGroups(1000, 10)
-    evidence = daq.gather(low_bit, data, groups, generator=generator)
+    evidence = daq.gather(low_bit, data, groups, DAQ(), generator=generator)
     for by_group in evidence.values():
         assert set(by_group) == set(groups.of(data.t).tolist())

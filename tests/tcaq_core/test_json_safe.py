@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from worker.json_safe import json_safe
+from tcaq_core.json_safe import json_safe
 
 
 def test_numbers_that_json_cannot_say_become_null() -> None:
