@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tcaq_core.block_state import block_state, load_block_state
 from tcaq_core.denoiser import quant_layers_in
+from tcaq_core.layers import QuantLayer
 from tcaq_core.learned import AdaRound, RangeLearning
 from tcaq_core.quantizers import SoftmaxQuantizer, UniformQuantizer
 from tcaq_core.recipe import PAR
@@ -35,10 +36,13 @@ class BlockLearning:
         self._before = block_state(block)
         self._layers = quant_layers_in(block)
         self.roundings: dict[str, AdaRound] = {}
+        settled = {id(part) for part in settled_parts(block)}
         self._grids = [
             grid
             for grid in block.modules()
-            if isinstance(grid, UniformQuantizer) and grid.is_fitted
+            if isinstance(grid, UniformQuantizer)
+            and grid.is_fitted
+            and id(grid) not in settled
         ]
 
     def open_roundings(self, start: Rounding | None) -> list[dict[str, Any]]:
@@ -94,6 +98,13 @@ class BlockLearning:
         for key, layer in self._layers.items():
             if f"{key}.bias_hat".lstrip(".") not in self._before:
                 layer.bias_hat = None
+
+
+def settled_parts(block: nn.Module) -> Iterator[nn.Module]:
+    """Yield everything inside the layers that an earlier pass has settled."""
+    for module in block.modules():
+        if isinstance(module, QuantLayer) and module.is_settled:
+            yield from module.modules()
 
 
 @contextmanager

@@ -124,7 +124,11 @@ class QuantizedDenoiser:
             if bits is None or not isinstance(module, (nn.Conv2d, nn.Linear)):
                 continue
             if isinstance(module, nn.Conv2d):
-                if module.groups != 1 or module.padding_mode != "zeros":
+                if (
+                    module.groups != 1
+                    or module.padding_mode != "zeros"
+                    or isinstance(module.padding, str)
+                ):
                     raise ModelUnsupported(
                         f"The convolution {name} is grouped or padded unusually.",
                         hint=f"Add {name!r} to the recipe's skip list.",

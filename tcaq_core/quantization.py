@@ -69,8 +69,7 @@ def quantize(
     """Quantize the denoiser of a pipeline, in place.
 
     Everything random follows from ``recipe.calibration.seed``: the same pipeline and
-    recipe give the same codes on the same machine, in one run or in several that go
-    on from a common `journal`, whatever the budget of the `workspace`.
+    recipe give the same codes on the same machine, also where a `journal` is resumed.
 
     Raises:
         ModelUnsupported: no quantizable layer, or one that cannot be.

@@ -117,7 +117,7 @@ class Blocks:
     tick: Callable[[int], None]
     """Called with the number of blocks that are done, when some were restored."""
     roundings: dict[str, Rounding] = field(default_factory=dict)
-    report: list[dict[str, object]] = field(default_factory=list)
+    report: list[dict[str, Any]] = field(default_factory=list)
 
     def restore_round(self, k: int) -> bool:
         """Restore a whole round; return False, with nothing done, if it is not whole.
@@ -154,7 +154,7 @@ class Blocks:
         self,
         k: int,
         name: str,
-        work: Callable[[], tuple[Rounding, dict[str, object]]],
+        work: Callable[[], tuple[Rounding, dict[str, Any]]],
         *,
         carries_over: bool,
     ) -> None:

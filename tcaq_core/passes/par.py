@@ -11,6 +11,8 @@ Invariant: the reconstruction loss of a block on its calibration inputs never gr
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -19,7 +21,6 @@ from tcaq_core.calibration import (
     BlockIO,
     BlockReplay,
     CalibrationSet,
-    full_precision_outputs,
 )
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.journal import Journal, NoJournal
@@ -27,6 +28,7 @@ from tcaq_core.objective import Reconstruction
 from tcaq_core.recipe import PAR
 from tcaq_core.reconstruction import reconstruct_block
 from tcaq_core.resume import Blocks, recorded
+from tcaq_core.teacher import Teacher
 from tcaq_core.workspace import Workspace
 
 Tick = Callable[[int, int], None]
@@ -45,8 +47,8 @@ def apply(
     progress: Tick,
     journal: Journal | None = None,
     workspace: Workspace | None = None,
-) -> list[dict[str, object]]:
-    """Reconstruct every block in each round; return what each achieved.
+) -> dict[str, object]:
+    """Reconstruct every block in each round; return what each achieved, and timing.
 
     Blocks that the journal holds are put back instead.
 
@@ -56,6 +58,7 @@ def apply(
         ResumeRefused: as `Journal.read`.
     """
     total = (1 + config.rounds) * len(denoiser.blocks())
+    started, capture_seconds = perf_counter(), 0.0
     done = Blocks(
         journal or NoJournal(), denoiser, generator, lambda num: progress(num, total)
     )
@@ -69,12 +72,19 @@ def apply(
             continue
         visited = data if k == 0 else _visited(k, resample, done, tick=still_at)
         inputs = visited.thin(config.num_inputs)
-        targets = full_precision_outputs(denoiser, inputs, workspace)
+        teacher = Teacher(
+            denoiser,
+            _taught(k, inputs, config, resample, done, tick=still_at),
+            inside=config.layer_loss > 0,
+            workspace=workspace,
+        )
         replay = BlockReplay(denoiser, inputs, workspace)
-        for name in list(targets):
-            target = targets.pop(name)
+        for name in teacher.blocks():
+            began = perf_counter()
+            target, layers = teacher.answers(name)
             given = replay.inputs_of(name, beside=target.nbytes)
-            io = BlockIO(given, target, inputs.t)
+            io = BlockIO(given, target, inputs.t, layers)
+            capture_seconds += perf_counter() - began
             if not done.restore(k, name):
                 done.reconstruct(
                     k,
@@ -87,8 +97,14 @@ def apply(
             replay.finish(name, given)
             still_at()
             # Memory is for one block's: these go before the next are captured.
-            del io, given, target
-    return done.report
+            del io, given, target, layers
+    timing = {
+        "iterations": sum(block["iterations"] for block in done.report),
+        "optimise_seconds": sum(block["optimise_seconds"] for block in done.report),
+        "capture_seconds": capture_seconds,
+        "total_seconds": perf_counter() - started,
+    }
+    return {"blocks": done.report, "timing": timing}
 
 
 def _visited(
@@ -103,6 +119,23 @@ def _visited(
     )
 
 
+def _taught(
+    k: int,
+    inputs: CalibrationSet,
+    config: PAR,
+    resample: Resample,
+    done: Blocks,
+    *,
+    tick: Callable[[], None],
+) -> CalibrationSet:
+    """Return the states on which full precision answers, row by row as `inputs`."""
+    if k == 0 or config.teacher == "visited":
+        return inputs
+    # The same noise, sampled in full precision: other states at the same steps.
+    with done.denoiser.full_precision():
+        return resample(k, lambda *_: tick()).thin(config.num_inputs)
+
+
 def _reconstruct(
     k: int,
     name: str,
@@ -111,7 +144,7 @@ def _reconstruct(
     *,
     done: Blocks,
     tick: Callable[[], None],
-) -> tuple[Rounding, dict[str, object]]:
+) -> tuple[Rounding, dict[str, Any]]:
     task = Reconstruction(
         name=name,
         block=done.denoiser.blocks()[name],

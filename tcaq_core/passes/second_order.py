@@ -100,7 +100,7 @@ def round_layer(
             damping=config.damping,
             num_bits=layer.bits.weight_bits,
         )
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CalibrationFailed(
             f"The inputs of {name} have no usable covariance.",
             hint="Use more calibration samples, or raise second_order.damping.",

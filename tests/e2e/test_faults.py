@@ -40,14 +40,16 @@ def test_a_job_survives_kill_9_of_the_process_that_works_on_it(
         first = deployment.wait(job_id, _is_in_the_middle)
         os.kill(worker_pid(first), signal.SIGKILL)
         job = deployment.wait_until_ended(job_id)
+        # The journal goes after the row has ended, while the worker lives.
+        journals = deployment.settings.journals
+        wait_for(lambda: not list(journals.iterdir()), "the journal's end")
     assert _sha256(job) == undisturbed
     assert job.attempt == 2
     assert job.lease_token > first.lease_token
     assert job.lease_owner != first.lease_owner
     assert job.started_at == first.started_at
     # It died in `par`: at least everything before was not done again.
-    assert (job.resumed_from or "").startswith(("daq", "par/"))
-    assert list(deployment.settings.journals.iterdir()) == []
+    assert (job.resumed_from or "").startswith(("daq", "par"))
 
 
 @pytest.mark.parametrize("kill", [os.kill, os.killpg], ids=["parent", "group"])
@@ -85,7 +87,7 @@ def test_a_cold_shutdown_gives_the_job_back_before_the_worker_ends(
     with deployment.worker():
         job = deployment.wait_until_ended(job_id)
     assert _sha256(job) == undisturbed
-    assert (job.resumed_from or "").startswith(("daq", "par/"))
+    assert (job.resumed_from or "").startswith(("daq", "par"))
 
 
 def test_a_job_that_kills_every_worker_ends_as_worker_lost(

@@ -95,15 +95,20 @@ def _work(model: Path, scratch: Path, recipe: Recipe) -> None:
     (scratch / "hashes.json").write_text(json.dumps(hashes))
 
 
-def _attempt(model: Path, scratch: Path, recipe: Recipe, seconds: float) -> None:
+def _attempt(
+    model: Path, scratch: Path, recipe: Recipe, *, seconds: float | None
+) -> float:
+    start = time.monotonic()
     # Forked: a fresh interpreter would spend its seconds on importing torch.
     child = os.fork()
     if child == 0:
         _work(model, scratch, recipe)
         os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    return time.monotonic() - start
 
 
 def main() -> None:
@@ -112,9 +117,12 @@ def main() -> None:
     model, scratch = Path(sys.argv[1]), Path(sys.argv[2])
     recipe = Recipe.model_validate_json(sys.argv[3])
     moments = random.Random(0)  # noqa: S311 - no secret
+    rehearsal = scratch / "rehearsal"
+    rehearsal.mkdir()
+    seconds = _attempt(model, rehearsal, recipe, seconds=None)
     kills = 0
     for _ in range(KILLS):
-        _attempt(model, scratch, recipe, moments.uniform(0.05, 0.8))
+        _attempt(model, scratch, recipe, seconds=seconds * moments.uniform(0.1, 0.4))
         kills += not (scratch / "hashes.json").exists()
     _work(model, scratch, recipe)
     hashes = json.loads((scratch / "hashes.json").read_text())

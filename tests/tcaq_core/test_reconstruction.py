@@ -5,18 +5,18 @@ import pytest
 import torch
 from torch import nn
 
+from tcaq_core.block_learning import Rounding, input_grids
 from tcaq_core.calibration import BlockIO
 from tcaq_core.errors import Interrupted, ReconstructionDiverged
 from tcaq_core.layers import QuantLinear
-from tcaq_core.quantizers import UniformQuantizer
-from tcaq_core.recipe import PAR, LayerBits
-from tcaq_core.block_learning import Rounding, input_grids
 from tcaq_core.objective import (
     Objective,
     Reconstruction,
     annealed_beta,
     squared_error,
 )
+from tcaq_core.quantizers import UniformQuantizer
+from tcaq_core.recipe import PAR, LayerBits
 from tcaq_core.reconstruction import BlockReport, block_loss, reconstruct_block
 from tcaq_core.timesteps import SamplerSteps, TimestepCursor
 
@@ -160,7 +160,7 @@ def test_learned_scales_beat_fixed_ones(
         config = PAR(
             learning_rate=2e-2,
             batch_size=64,
-            learn_ranges=learn_ranges,  # type: ignore[arg-type]
+            learn_ranges=learn_ranges,
             range_learning_rate=2e-2,
             range_iterations=200,
         )

