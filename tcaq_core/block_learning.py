@@ -48,14 +48,17 @@ class BlockLearning:
     def open_roundings(self, start: Rounding | None) -> list[dict[str, Any]]:
         """Make the roundings (and biases) learnable; return Adam's groups."""
         config = self._config
-        self.roundings = {k: layer.open_rounding() for k, layer in self._layers.items()}
-        if config.warm_start:
-            for key, v in (start or {}).items():
-                self.roundings[key].reopen(v)
-        variables = [rounding.v for rounding in self.roundings.values()]
-        groups = [{"params": variables, "lr": config.learning_rate}]
+        groups: list[dict[str, Any]] = []
+        if config.learn_rounding:
+            layers = self._layers.items()
+            self.roundings = {key: layer.open_rounding() for key, layer in layers}
+            if config.warm_start:
+                for key, v in (start or {}).items():
+                    self.roundings[key].reopen(v)
+            variables = [rounding.v for rounding in self.roundings.values()]
+            groups.append({"params": variables, "lr": config.learning_rate})
         if config.learn_biases:
-            biases = [b for layer in self._layers.values() for b in layer.open_bias()]
+            biases = [b for layer in self._layers.values() for b in _open_bias(layer)]
             groups.append({"params": biases, "lr": config.range_learning_rate})
         return groups
 
@@ -76,9 +79,11 @@ class BlockLearning:
     def commit_roundings(self) -> Rounding:
         """Decide every rounding; return the variables for a warm start."""
         learned = {key: r.v.detach() for key, r in self.roundings.items()}
-        for key, layer in self._layers.items():
-            layer.commit(self.roundings[key].codes())
-            layer.close_bias()
+        for key, rounding in self.roundings.items():
+            self._layers[key].commit(rounding.codes())
+        for layer in self._layers.values():
+            if layer.bias_hat is not None:
+                layer.bias_hat = layer.bias_hat.detach()
         return learned
 
     @torch.no_grad()
@@ -98,6 +103,15 @@ class BlockLearning:
         for key, layer in self._layers.items():
             if f"{key}.bias_hat".lstrip(".") not in self._before:
                 layer.bias_hat = None
+
+
+def _open_bias(layer: QuantLayer) -> list[Tensor]:
+    if layer.bias is None:
+        return []
+    start = layer.bias if layer.bias_hat is None else layer.bias_hat
+    # Its own: full precision keeps the bias that the model came with.
+    layer.bias_hat = start.detach().clone().requires_grad_()
+    return [layer.bias_hat]
 
 
 def settled_parts(block: nn.Module) -> Iterator[nn.Module]:

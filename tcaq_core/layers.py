@@ -19,6 +19,9 @@ from tcaq_core.quantizers import NotCalibrated, UniformQuantizer
 from tcaq_core.recipe import LayerBits
 from tcaq_core.timesteps import TimestepCursor
 
+# Where a closed-form rounding is known, soft rounding starts that far decided.
+DECIDED = 0.6
+
 
 class QuantLayer(nn.Module, ABC):
     """A layer y = W x + b whose weight and input can live on grids.
@@ -188,21 +191,10 @@ class QuantLayer(nn.Module, ABC):
             self.full_weight() if start is None else start,
             self.weight_params,
             num_bits=self.bits.weight_bits,
+            # A closed-form rounding fits together as a whole: half-way it does not.
+            decided=0.0 if start is None else DECIDED,
         )
         return self.rounding
-
-    def open_bias(self) -> list[Tensor]:
-        """Return the quantized layer's own bias, learnable; empty if it has none."""
-        if self.bias is None:
-            return []
-        start = self.bias if self.bias_hat is None else self.bias_hat
-        self.bias_hat = start.detach().clone().requires_grad_()
-        return [self.bias_hat]
-
-    def close_bias(self) -> None:
-        """End the learning of the bias; it stays what it has become."""
-        if self.bias_hat is not None:
-            self.bias_hat = self.bias_hat.detach()
 
     def normalize_input(self, x: Tensor) -> Tensor:
         """Return x / r: what the input quantizer sees."""

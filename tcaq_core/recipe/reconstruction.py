@@ -50,6 +50,8 @@ class PAR(Settings):
     """Annealing of the regulariser's exponent, start to end (BRECQ)."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Fraction of the iterations without regulariser, repeated in every round."""
+    learn_rounding: bool = True
+    """Whether roundings are learned at all; without it only scales and biases are."""
     warm_start: bool = True
     """Whether a progressive round starts from the rounding variables before it."""
     teacher: Literal["visited", "paired"] = "visited"

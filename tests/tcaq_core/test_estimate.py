@@ -36,7 +36,7 @@ from tcaq_core.recipe import (
 )
 
 DEMO = Path(__file__).parents[2] / "models" / "ddpm-cifar10-small"
-SHORT = CalibrationSpec(num_samples=1, num_steps=2)
+SHORT = CalibrationSpec(num_samples=2, num_steps=2)
 MIN_MAX = FitRanges(weight="min_max", activation="min_max")
 
 

@@ -6,7 +6,7 @@ import torch
 from tcaq_core.calibration import CalibrationSet, record_trajectories
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.diffusion import Pipeline, load_pipeline
-from tcaq_core.errors import Interrupted
+from tcaq_core.errors import CalibrationFailed, Interrupted
 from tcaq_core.evaluation.paired import relative_mse
 from tcaq_core.passes import fit_ranges, select, split
 from tcaq_core.quantization import quantize
@@ -99,3 +99,11 @@ def test_every_pass_after_a_selection_calibrates_on_what_was_selected(
     expected = denoiser.activation_quantizers()
     for name, quantizer in result.denoiser.activation_quantizers().items():
         assert torch.equal(quantizer.scale, expected[name].scale)
+
+
+def test_too_few_calibration_inputs_are_refused(tiny_folder: Path) -> None:
+    spec = CalibrationSpec(num_samples=1, num_steps=3)
+    recipe = resolve("rtn", weight_bits=4, activation_bits=8, calibration=spec)
+    pipeline = load_pipeline(tiny_folder, device=torch.device("cpu"))
+    with pytest.raises(CalibrationFailed, match="gives 3 inputs"):
+        quantize(pipeline, recipe, progress=lambda *_: None)

@@ -4,6 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from jobs.settings import Settings
+from tcaq_core.recipe import ORDER, PRESETS, TCR
 from tests.service import ledger
 from tests.service.models import W4A8
 
@@ -15,23 +16,23 @@ from tests.service.models import W4A8
         ({"weight_bits": 1}, "/weight_bits", [2, 3, 4, 5, 6, 7, 8]),
         ({"activation_bits": 9}, "/activation_bits", [4, 5, 6, 7, 8, 16]),
         ({"softmax_bits": 3}, "/softmax_bits", [4, 5, 6, 7, 8]),
-        ({"recipe": "best"}, "/recipe", ["rtn", "tcaq", "tcaq-paper"]),
-        ({"recipe": 5}, "/recipe", ["rtn", "tcaq", "tcaq-paper"]),
+        ({"recipe": "better"}, "/recipe", list(PRESETS)),
+        ({"recipe": 5}, "/recipe", list(PRESETS)),
         ({"recipe": {"passes": []}}, "/recipe/passes", None),
         (
             {"recipe": {"passes": [{"kind": "gptq"}]}},
             "/recipe/passes/0/kind",
-            ["tcr", "fit_ranges", "daq", "par"],
+            list(ORDER),
         ),
         (
             {"recipe": {"passes": [{"kind": "par"}, {"kind": "fit_ranges"}]}},
             "/recipe/passes",
-            ["tcr", "fit_ranges", "daq", "par"],
+            list(ORDER),
         ),
         (
             {"recipe": {"passes": [{"kind": "tcr"}]}},
             "/recipe/passes",
-            ["tcr", "fit_ranges", "daq", "par"],
+            list(ORDER),
         ),
         (
             {"recipe": {"passes": [{"kind": "fit_ranges"}], "skipp": []}},
@@ -46,7 +47,7 @@ from tests.service.models import W4A8
         (
             {"recipe": {"passes": [{"kind": "tcr", "a/b~c": 1}]}},
             "/recipe/passes/0/a~1b~0c",
-            ["kind", "num_groups", "target", "strength", "truncation"],
+            list(TCR.model_fields),
         ),
         (
             {"calibration": {"steps": 5}},
