@@ -72,7 +72,7 @@ def train(
 
 
 def discs(num: int, generator: torch.Generator) -> Tensor:
-    """Return images (num, 3, SIZE, SIZE) in [-1, 1]: one disc each on a plain ground."""
+    """Return images (num, 3, SIZE, SIZE) in [-1, 1]: a disc each on a plain ground."""
     place = torch.arange(SIZE) / SIZE
     centre = torch.rand(num, 2, 1, 1, generator=generator)
     radius = 0.15 + 0.2 * torch.rand(num, 1, 1, generator=generator)

@@ -74,6 +74,7 @@ def quantize_folder(
         FileExistsError: `out` is there already, and not an empty folder.
         TCAQError: the science refuses, or the checkpoint does not reproduce the model.
     """
+    out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists already.")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -196,7 +196,9 @@ def balance(
             goal = torch.quantile(channel_range, 0.05, dim=1)
         case "mean":
             goal = channel_range.mean(dim=1)
-    ratio = channel_range / goal.clamp(min=floor)[:, None]
+    # A dead channel as target would push all others below what a grid can hold.
+    widest = channel_range.amax(dim=1)
+    ratio = channel_range / goal.maximum(1e-4 * widest).clamp(min=floor)[:, None]
     weight = channel_range.clamp(min=floor)
     return (weight * ratio).sum(dim=0) / weight.sum(dim=0)
 

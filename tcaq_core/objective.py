@@ -97,8 +97,11 @@ class Objective:
 def squared_error(
     out: Float[Tensor, "N *S"], target: Float[Tensor, "N *S"]
 ) -> Float[Tensor, "N"]:
-    """Return each sample's error summed over channels, mean over the rest."""
-    error = (out - target).square().sum(1)
+    """Return each sample's error summed over channels, mean over the rest.
+
+    The channel is the second dimension of a feature map, the last of tokens.
+    """
+    error = (out - target).square().sum(-1 if out.ndim == 3 else 1)
     return error.flatten(1).mean(1) if error.ndim > 1 else error
 
 

@@ -82,9 +82,16 @@ def observe(
     with denoiser.full_precision(), watching(quantizers, see):
         for batch in data.batches():
             denoiser(batch.x_t, batch.t)
-    for name in quantizers:
-        _check(name, observer.seen.get((name, 0)))
+    for name, quantizer in quantizers.items():
+        for part in range(num_parts(quantizer)):
+            _check(name, observer.seen.get((name, part)))
     return observer.seen
+
+
+def num_parts(quantizer: UniformQuantizer | SoftmaxQuantizer) -> int:
+    """Return how many parts of a tensor have grids of their own."""
+    parts = quantizer.parts if isinstance(quantizer, UniformQuantizer) else ()
+    return max(1, len(parts))
 
 
 def pieces_of(

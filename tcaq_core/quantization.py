@@ -73,7 +73,7 @@ def quantize(
     def resample(round_index: int, tick: par.Tick) -> CalibrationSet:
         # Fresh noise: seeds of different rounds never overlap.
         first = spec.seed + round_index * spec.num_samples
-        return record_trajectories(pipeline, spec, seed=first, progress=tick)
+        return record_trajectories(pipeline, run.trajectory, seed=first, progress=tick)
 
     generator = torch.Generator().manual_seed(spec.seed)
     stages = Stages(calibrated(journal, data), denoiser, generator)

@@ -102,21 +102,27 @@ def choose_range(
     if criterion == "min_max":
         return low, high
     values = values[:: -(-values.numel() // MAX_VALUES)]
+    power = 2.0 if criterion == "percentile" else POWER
+
+    def best_of(candidates: list[Range]) -> Range:
+        losses = [
+            range_loss(values, *c, num_bits=num_bits, power=power) for c in candidates
+        ]
+        return candidates[int(torch.stack(losses).argmin())]
+
     if criterion == "percentile":
         candidates = [
             (torch.quantile(values, 1 - q), torch.quantile(values, q))
             for q in QUANTILES
         ]
-        power = 2.0
     else:
-        candidates = [(low * a, high * b) for a in LOW_SHRINKS for b in HIGH_SHRINKS]
-        power = POWER
-    if also is not None:
-        candidates.append(also)
-    losses = torch.stack(
-        [range_loss(values, *c, num_bits=num_bits, power=power) for c in candidates]
-    )
-    return candidates[int(losses.argmin())]
+        # One end after the other, the wider-ranging one twice: a third of the work of
+        # trying every pair.
+        highs = [high * b for b in HIGH_SHRINKS]
+        _, top = best_of([(low, end) for end in highs])
+        bottom, _ = best_of([(low * a, top) for a in LOW_SHRINKS])
+        candidates = [(low, top), *((bottom, end) for end in highs)]
+    return best_of(candidates if also is None else [*candidates, also])
 
 
 def range_loss(

@@ -57,20 +57,23 @@ def reconstruct_block(
     )
     began = perf_counter()
     roundings = list(learning.roundings.values())
-    optimise(task, groups, iterations=iterations, roundings=roundings)
+    active = config.quantize_activations
+    done = optimise(
+        task, groups, iterations=iterations, roundings=roundings, active=active
+    )
     learned = learning.commit_roundings()
     learning.commit_ranges()
     if config.learn_ranges == "after":
         groups = learning.open_ranges(learn=True, drop=0.0)
-        optimise(task, groups, iterations=config.range_iterations, roundings=[])
+        more = config.range_iterations
+        done += optimise(task, groups, iterations=more, roundings=[], active=True)
         learning.commit_ranges()
-        iterations += config.range_iterations
     seconds = perf_counter() - began
     after = block_loss(task.block, task.io, cursor=task.cursor)
     kept = after <= before
     if not kept:
         learning.undo()
-    report = BlockReport(before, after, kept, iterations, seconds)
+    report = BlockReport(before, after if kept else before, kept, done, seconds)
     return learned if kept else (start or {}), report
 
 
@@ -92,13 +95,20 @@ def optimise(
     *,
     iterations: int,
     roundings: list[AdaRound],
-) -> None:
+    active: bool,
+) -> int:
     """Run Adam on a block's loss; rates of scales and biases decay by a cosine.
+
+    `active` says whether activations are quantized meanwhile. Returns the iterations
+    done: none where there is nothing to learn.
 
     Raises:
         ReconstructionDiverged: the loss became NaN or infinite.
     """
-    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        return 0
+    optimizer = torch.optim.Adam(groups)
     # Where roundings are learned they are the first group, at a constant rate.
     decaying = optimizer.param_groups[1 if roundings else 0 :]
     rates = [group["lr"] for group in decaying]
@@ -106,7 +116,7 @@ def optimise(
     loss = torch.zeros(())
     objective = Objective(task, roundings, iterations)
     with (
-        input_grids(task.block, active=task.config.quantize_activations),
+        input_grids(task.block, active=active),
         objective.watching(),
     ):
         for step in range(iterations):
@@ -125,3 +135,4 @@ def optimise(
             f"The reconstruction loss of block {task.name} is {float(loss.detach())}.",
             hint="Lower par.learning_rate, or raise the block's bits.",
         )
+    return iterations

@@ -4,8 +4,9 @@ Post-softmax maps drift towards a power law as denoising proceeds, so each atten
 chooses a uniform grid or a logarithmic one for every timestep group on its own.
 
 Invariant: the error of the attention output on the calibration data never grows
-(``output_error``, on the queries examined: each map's rows are independent, and 64 of
-them tell as much); ``likelihood_ratio`` is the paper's rule and does not promise it.
+(``output_error`` with uniform among its grids, on the queries examined: each map's
+rows are independent, and 64 of them tell as much); ``likelihood_ratio`` is the paper's
+rule and does not promise it.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ LOG_STEPS: dict[SoftmaxGrid, tuple[float, ...]] = {
 PEAKS = tuple(2.0**-k for k in range(8))
 # Values of each call's map that enter the likelihood ratio.
 VALUES_PER_CALL = 4096
-# Queries of each call's map on which candidates are compared.
+# Samples and queries of each call's map on which candidates are compared.
+SAMPLES = 8
 QUERIES = 64
 
 
@@ -112,7 +114,11 @@ def gather(
     mixes = {name: processor.mix for name, _, processor in denoiser.attentions()}
     found: dict[str, dict[int, Evidence]] = {name: {} for name in mixes}
     candidates = candidates_of(config)
-    fitted = {name: _fitted(mix.softmax_quantizer) for name, mix in mixes.items()}
+    # What fit_ranges chose is a candidate too: that makes the invariant true.
+    fitted = {
+        name: [_fitted(mix.softmax_quantizer)] if "uniform" in config.grids else []
+        for name, mix in mixes.items()
+    }
 
     def see(name: str, args: tuple[Tensor, ...]) -> None:
         attention, v = args
@@ -125,7 +131,7 @@ def gather(
                 evidence,
                 attention[at],
                 v[at],
-                candidates=[fitted[name], *candidates],
+                candidates=[*fitted[name], *candidates],
                 bits=bits,
                 generator=generator,
             )
@@ -152,7 +158,9 @@ def look(
     at = torch.randint(flat.numel(), (count,), generator=generator)
     evidence.values.append(flat[at.to(flat.device)])
     evidence.peak = max(evidence.peak, float(flat.max()))
-    queries = attention[:, :, :: max(1, attention.shape[2] // QUERIES)]
+    some = slice(None, None, -(-len(v) // SAMPLES))
+    v = v[some]
+    queries = attention[some, :, :: max(1, attention.shape[2] // QUERIES)]
     exact = queries @ v
     for choice in candidates:
         scale = grid_scale(
@@ -165,7 +173,6 @@ def look(
 
 
 def _fitted(quantizer: SoftmaxQuantizer) -> Choice:
-    # What fit_ranges chose is a candidate too: that makes the invariant true.
     return Choice(0.0, float(quantizer.scale[0]) * (2**quantizer.num_bits - 1))
 
 

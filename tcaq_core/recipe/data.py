@@ -12,7 +12,10 @@ from tcaq_core.recipe.fields import PositiveInt, Settings
 
 
 class Select(Settings):
-    """Which of the recorded denoiser inputs calibrate everything that follows."""
+    """Which of the recorded denoiser inputs calibrate everything that follows.
+
+    Only what PAR's rounds sample for themselves is used whole.
+    """
 
     kind: Literal["select"] = "select"
     rule: Literal["uniform", "normal", "density_variety"] = "uniform"
@@ -47,7 +50,7 @@ class Allocate(Settings):
     """Budget: mean weight bits over all multiplications of one denoiser call."""
     candidates: Annotated[
         tuple[Annotated[int, Field(ge=2, le=8)], ...], Field(min_length=2)
-    ] = (3, 4, 5, 6, 8)
+    ] = (2, 3, 4, 5, 6, 8)
     """Weight bits a layer may get."""
     steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = ()
     """Sampler lengths to choose from (TMPQ-DM); empty: the calibration's own."""

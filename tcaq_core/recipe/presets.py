@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tcaq_core.recipe import published
+from tcaq_core.recipe.data import Split
 from tcaq_core.recipe.published import FULL_PRECISION_LAYERS, LEARNING_RATE
 from tcaq_core.recipe.ranges import DAQ, TCR, FitRanges
 from tcaq_core.recipe.recipe import (
@@ -16,6 +17,7 @@ from tcaq_core.recipe.recipe import (
     WeightBits,
 )
 from tcaq_core.recipe.reconstruction import PAR, SecondOrder
+from tcaq_core.recipe.trajectory import Correct
 
 
 def tcaq(weight_bits: int, activation_bits: int) -> Method:
@@ -28,8 +30,8 @@ def tcaq(weight_bits: int, activation_bits: int) -> Method:
             DAQ(),
             PAR(
                 rounds=1,
-                iterations=100,
-                round_iterations=50,
+                iterations=70,
+                round_iterations=30,
                 batch_size=8,
                 num_inputs=160,
                 learning_rate=LEARNING_RATE,
@@ -62,10 +64,47 @@ def fast(weight_bits: int, activation_bits: int) -> Method:
     )
 
 
+_STANDARD: Final = (
+    Split(),
+    TCR(strength="search"),
+    FitRanges(timesteps="step"),
+    DAQ(),
+    SecondOrder(),
+)
+
+
+def standard(weight_bits: int, activation_bits: int) -> Method:
+    """Closed-form rounding, grids by sampler step, split shortcuts, searched TCR."""
+    del weight_bits, activation_bits
+    return Method(passes=_STANDARD, skip=FULL_PRECISION_LAYERS)
+
+
+def best(weight_bits: int, activation_bits: int) -> Method:
+    """What `standard` does, then learned scales and biases and corrected steps."""
+    del weight_bits, activation_bits
+    par = PAR(
+        rounds=1,
+        iterations=30,
+        round_iterations=15,
+        batch_size=8,
+        num_inputs=160,
+        # Rounding is settled in closed form: undone half-way it is worse than before.
+        learn_rounding=False,
+        learn_ranges="joint",
+        learn_biases=True,
+        range_learning_rate=5e-3,
+    )
+    return Method(
+        passes=(*_STANDARD, par, Correct(num_samples=16)), skip=FULL_PRECISION_LAYERS
+    )
+
+
 PRESETS: Final[Mapping[str, Callable[[int, int], Method]]] = MappingProxyType(
     {
         "rtn": published.rtn,
         "fast": fast,
+        "standard": standard,
+        "best": best,
         "tcaq": tcaq,
         "tcaq-paper": tcaq_paper,
         "ptq4dm": published.ptq4dm,

@@ -2,7 +2,7 @@
 
 What a paper prescribes stands here; how long it optimises does not: papers run 20,000
 iterations on a GPU, these run `BUDGET` on a CPU, all of them the same, so that rows of
-a table differ by method. docs/method.md lists what each leaves out.
+a table differ by method. docs/methods.md lists what each leaves out.
 """
 
 from typing import Any, Final
@@ -23,7 +23,7 @@ TFMQ_CODE_LAYERS: Final = ("*.conv_shortcut", "*.downsamplers.0.conv", "*.attent
 LEARNING_RATE: Final = 2e-2
 BUDGET: Final[dict[str, Any]] = {
     "rounds": 0,
-    "iterations": 150,
+    "iterations": 100,
     "batch_size": 8,
     "num_inputs": 160,
     "learning_rate": LEARNING_RATE,
@@ -64,9 +64,8 @@ def qdrop(weight_bits: int, activation_bits: int) -> Method:
 def ptq4dm(weight_bits: int, activation_bits: int) -> Method:
     """PTQ4DM: inputs at normally distributed steps, 100 iterations of QDrop."""
     del weight_bits, activation_bits
-    budget = BUDGET | {"iterations": 100}
     return _method(
-        Select(rule="normal", num_inputs=160), FitRanges(), PAR(**budget, drop=0.5)
+        Select(rule="normal", num_inputs=160), FitRanges(), PAR(**BUDGET, drop=0.5)
     )
 
 

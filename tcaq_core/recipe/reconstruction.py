@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tcaq_core.recipe.fields import Iterations, PositiveInt, Settings
 
@@ -57,7 +57,7 @@ class PAR(Settings):
     teacher: Literal["visited", "paired"] = "visited"
     """What a progressive round's blocks should answer: full precision on the states
     that the quantized model visited, or on full precision's own states from the same
-    noise (trajectory matching; deterministic samplers only)."""
+    noise (trajectory matching)."""
     quantize_activations: bool = True
     """Whether activations are quantized while weights are reconstructed."""
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -76,3 +76,12 @@ class PAR(Settings):
     focal: Annotated[float, Field(ge=0)] = 0.0
     """Exponent of DMQ's focal timestep weights (1 - share of the loss)^focal; 0: every
     timestep counts the same."""
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> "PAR":
+        learns = self.learn_rounding or self.learn_biases or self.learn_ranges != "off"
+        if not learns:
+            raise ValueError(
+                "par learns nothing: set learn_rounding, learn_biases or learn_ranges"
+            )
+        return self

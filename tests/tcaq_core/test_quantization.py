@@ -14,6 +14,7 @@ from tcaq_core.recipe import (
     DAQ,
     PAR,
     TCR,
+    CalibrationSpec,
     FitRanges,
     Method,
     Pass,
