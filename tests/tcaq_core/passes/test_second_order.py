@@ -86,3 +86,22 @@ def test_inputs_without_a_covariance_name_the_layer(
     y = torch.zeros(8, layer.shape[0])
     with pytest.raises(CalibrationFailed, match=name):
         second_order.round_layer(name, layer, x_hat, y, SecondOrder())
+
+
+def test_a_rounding_that_answers_worse_is_not_taken(
+    denoiser: QuantizedDenoiser, data: CalibrationSet, generator: torch.Generator
+) -> None:
+    name, layer = next(iter(fitted(denoiser, data, generator).quant_layers()))
+    codes = layer.codes().clone()
+    x_hat = torch.randn(256, codes[0].numel(), generator=generator)
+    # What the layer answers with the codes that it has: nothing can be better.
+    params = layer.weight_params
+    weight_hat = ((codes - params.zero_point) * params.scale).flatten(1)
+    y = x_hat @ weight_hat.T + (0 if layer.bias is None else layer.bias)
+    found = second_order.round_layer(
+        name, layer, x_hat, y, SecondOrder(compensate=False)
+    )
+    assert found.error_before < 1e-10
+    assert torch.equal(layer.codes(), codes)
+    assert layer.bias_hat is None
+    assert layer.weight_target is None
