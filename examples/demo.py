@@ -24,7 +24,7 @@ REQUEST: Final[dict[str, Any]] = {
     "model": "ddpm-cifar10-small",
     "weight_bits": 4,
     "activation_bits": 8,
-    "recipe": "tcaq",
+    "recipe": "standard",
 }
 NUM_IMAGES: Final = 8
 
