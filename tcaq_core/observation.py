@@ -1,13 +1,13 @@
 """What calibration shows of a tensor: its range and its values, step by step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tcaq_core.calibration import CalibrationSet, watching
+from tcaq_core.calibration import BATCH_SIZE, CalibrationSet, watching
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.errors import CalibrationFailed
 from tcaq_core.quantizers import SoftmaxQuantizer, UniformQuantizer
@@ -15,6 +15,8 @@ from tcaq_core.timesteps import SamplerSteps
 
 # Values kept per tensor and batch: enough for a 1e-4 quantile over a run.
 VALUES_PER_BATCH = 4096
+# And in all: the largest calibration sets have thousands of batches.
+VALUES_PER_TENSOR = 2**19
 
 
 @dataclass
@@ -38,7 +40,8 @@ class Observer:
 
     steps: SamplerSteps
     generator: torch.Generator
-    seen: dict[tuple[str, int], Seen]
+    values_per_batch: int = VALUES_PER_BATCH
+    seen: dict[tuple[str, int], Seen] = field(default_factory=dict)
 
     def see(self, key: tuple[str, int], x: Tensor, step: Int[Tensor, "N"]) -> None:
         """Add one batch of one tensor; N leads."""
@@ -49,7 +52,7 @@ class Observer:
         known.high.scatter_reduce_(0, step, high, "amax")
         for s in step.unique().tolist():
             flat = x[step == s].flatten()
-            share = max(1, VALUES_PER_BATCH * int((step == s).sum()) // len(step))
+            share = max(1, self.values_per_batch * int((step == s).sum()) // len(step))
             at = torch.randint(flat.numel(), (share,), generator=self.generator)
             known.values[s].append(flat[at.to(flat.device)])
 
@@ -72,7 +75,9 @@ def observe(
         CalibrationFailed: a tensor has NaN or infinite values, or never appeared.
     """
     steps = SamplerSteps.of_data(data.t)
-    observer = Observer(steps, generator, {})
+    batches = -(-len(data) // BATCH_SIZE)
+    share = max(1, min(VALUES_PER_BATCH, VALUES_PER_TENSOR // batches))
+    observer = Observer(steps, generator, share)
 
     def see(name: str, x: Tensor) -> None:
         step = steps.index(denoiser.cursor.t)

@@ -92,7 +92,9 @@ def choose(evidence: Evidence, config: DAQ) -> Choice:
 
 
 def candidates_of(config: DAQ) -> list[Choice]:
-    """Return every grid that the configured kinds allow."""
+    """Return every grid whose error decides: none where the likelihood does."""
+    if config.select == "likelihood_ratio":
+        return []
     return [
         Choice(log_step, peak)
         for grid in config.grids

@@ -6,7 +6,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from tcaq_core.recipe.data import Allocate
 from tcaq_core.recipe.passes import ORDER, Pass
+from tcaq_core.recipe.ranges import Temporal
 
 WeightBits = Annotated[int, Field(ge=2, le=8)]
 SoftmaxBits = Annotated[int, Field(ge=4, le=8)]
@@ -71,6 +73,19 @@ class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
                 f"got {kinds}"
             )
         return passes
+
+    @model_validator(mode="after")
+    def _steps_are_known(self) -> "Method":
+        chosen = any(isinstance(p, Allocate) and p.steps for p in self.passes)
+        cached = any(
+            isinstance(p, Temporal) and p.maintenance == "cache" for p in self.passes
+        )
+        if chosen and cached:
+            raise ValueError(
+                "temporal.maintenance 'cache' stores the calibrated steps; "
+                "allocate.steps may choose others"
+            )
+        return self
 
 
 class LayerBits(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):

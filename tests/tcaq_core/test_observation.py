@@ -13,7 +13,7 @@ STEPS = SamplerSteps((900, 500, 100))
 
 @pytest.fixture
 def observer(generator: torch.Generator) -> Observer:
-    return Observer(STEPS, generator, {})
+    return Observer(STEPS, generator)
 
 
 def test_the_range_of_each_step_is_that_of_its_samples(

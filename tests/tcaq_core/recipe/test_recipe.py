@@ -11,11 +11,13 @@ from tcaq_core.recipe import (
     PAR,
     PRESETS,
     TCR,
+    Allocate,
     CalibrationSpec,
     FitRanges,
     Method,
     Override,
     Recipe,
+    Temporal,
     resolve,
 )
 
@@ -116,6 +118,22 @@ def test_a_calibration_set_is_bounded() -> None:
 def test_an_unknown_preset_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         resolve("nope", weight_bits=4, activation_bits=8)
+
+
+def test_cached_features_need_the_calibrated_steps() -> None:
+    with pytest.raises(ValidationError, match="may choose others"):
+        Method(
+            passes=(
+                Allocate(steps=(5, 10)),
+                FitRanges(),
+                Temporal(maintenance="cache"),
+            )
+        )
+
+
+def test_a_reconstruction_that_learns_nothing_is_refused() -> None:
+    with pytest.raises(ValidationError, match="learns nothing"):
+        PAR(learn_rounding=False)
 
 
 @pytest.mark.parametrize("value", ["Infinity", "NaN"])
