@@ -14,7 +14,7 @@ from tcaq_core.errors import CalibrationFailed
 from tcaq_core.journal import Journal, NoJournal
 from tcaq_core.pass_run import Run
 from tcaq_core.passes import par
-from tcaq_core.recipe import Recipe
+from tcaq_core.recipe import CalibrationSpec, Recipe
 from tcaq_core.report import after_pass
 from tcaq_core.resume import Stages, calibrated, recorded
 from tcaq_core.timesteps import SamplerSteps
@@ -55,17 +55,7 @@ def quantize(
         OutOfMemory, ResumeRefused: as `Workspace.claim` and `Journal.read`.
     """
     spec, journal = recipe.calibration, journal or NoJournal()
-    progress("calibrate", 0, 1)
-    data = recorded(
-        journal,
-        "calibrate",
-        lambda: record_trajectories(
-            pipeline, spec, seed=spec.seed, progress=_stage(progress, "calibrate")
-        ),
-        device=pipeline.denoiser.device,
-        tick=partial(progress, "calibrate", 1, 1),
-    )
-    _check_size(data)
+    data = _calibrate(pipeline, spec, journal, progress)
     denoiser = QuantizedDenoiser(
         pipeline.denoiser, recipe, num_timesteps=pipeline.num_timesteps
     )
@@ -88,8 +78,38 @@ def quantize(
         stages.journal,
         workspace or Workspace(),
     )
+    _run_passes(run, stages, data, progress)
+    return QuantizationResult(denoiser, stages.report)
+
+
+def _calibrate(
+    pipeline: Pipeline, spec: CalibrationSpec, journal: Journal, progress: Progress
+) -> CalibrationSet:
+    progress("calibrate", 0, 1)
+    data = recorded(
+        journal,
+        "calibrate",
+        lambda: record_trajectories(
+            pipeline, spec, seed=spec.seed, progress=_stage(progress, "calibrate")
+        ),
+        device=pipeline.denoiser.device,
+        tick=partial(progress, "calibrate", 1, 1),
+    )
+    if len(data) < MIN_INPUTS:
+        raise CalibrationFailed(
+            f"Calibration gives {len(data)} inputs of the denoiser; ranges, moments "
+            f"and reconstructions need at least {MIN_INPUTS}.",
+            hint="Raise calibration.num_samples or calibration.num_steps.",
+        )
+    return data
+
+
+def _run_passes(
+    run: Run, stages: Stages, data: CalibrationSet, progress: Progress
+) -> None:
+    """Run what is not restored; report on each pass and save what it left."""
     report = stages.report
-    for config in recipe.method.passes:
+    for config in run.recipe.method.passes:
         progress(config.kind, 0, 1)
         if config.kind in stages.finished:
             progress(config.kind, 1, 1)
@@ -99,7 +119,7 @@ def quantize(
         report[config.kind] = run.apply(config, _stage(progress, config.kind))
         layers = after_pass(
             config.kind,
-            denoiser,
+            run.denoiser,
             data,
             report.get("layers"),
             tick=partial(progress, config.kind, 1, 1),
@@ -108,16 +128,6 @@ def quantize(
             report["layers"] = layers
         stages.save(config.kind, data=None if run.data is given else run.data)
         progress(config.kind, 1, 1)
-    return QuantizationResult(denoiser, report)
-
-
-def _check_size(data: CalibrationSet) -> None:
-    if len(data) < MIN_INPUTS:
-        raise CalibrationFailed(
-            f"Calibration gives {len(data)} inputs of the denoiser; ranges, moments "
-            f"and reconstructions need at least {MIN_INPUTS}.",
-            hint="Raise calibration.num_samples or calibration.num_steps.",
-        )
 
 
 def _stage(progress: Progress, name: str) -> Callable[[int, int], None]:

@@ -9,7 +9,7 @@ Invariant: the reconstruction loss of a block on its calibration inputs never gr
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -58,105 +58,105 @@ def apply(
         ResumeRefused: as `Journal.read`.
     """
     total = (1 + config.rounds) * len(denoiser.blocks())
-    started, capture_seconds = perf_counter(), 0.0
+    started = perf_counter()
     done = Blocks(
         journal or NoJournal(), denoiser, generator, lambda num: progress(num, total)
     )
-    workspace = workspace or Workspace()
-
-    def still_at() -> None:
-        progress(len(done.report), total)
-
+    work = Work(
+        config,
+        resample,
+        done,
+        workspace or Workspace(),
+        tick=lambda: progress(len(done.report), total),
+    )
     for k in range(1 + config.rounds):
-        if done.restore_round(k):
-            continue
-        visited = data if k == 0 else _visited(k, resample, done, tick=still_at)
-        inputs = visited.thin(config.num_inputs)
-        teacher = Teacher(
-            denoiser,
-            _taught(k, inputs, config, resample, done, tick=still_at),
-            inside=config.layer_loss > 0,
-            workspace=workspace,
-        )
-        replay = BlockReplay(denoiser, inputs, workspace)
-        for name in teacher.blocks():
-            began = perf_counter()
-            target, layers = teacher.answers(name)
-            given = replay.inputs_of(name, beside=target.nbytes)
-            io = BlockIO(given, target, inputs.t, layers)
-            capture_seconds += perf_counter() - began
-            if not done.restore(k, name):
-                done.reconstruct(
-                    k,
-                    name,
-                    partial(
-                        _reconstruct, k, name, io, config, done=done, tick=still_at
-                    ),
-                    carries_over=k < config.rounds,
-                )
-            replay.finish(name, given)
-            still_at()
-            # Memory is for one block's: these go before the next are captured.
-            del io, given, target, layers
+        if not done.restore_round(k):
+            work.round(k, data)
     timing = {
         "iterations": sum(block["iterations"] for block in done.report),
         "optimise_seconds": sum(block["optimise_seconds"] for block in done.report),
-        "capture_seconds": capture_seconds,
+        "capture_seconds": work.capture_seconds,
         "total_seconds": perf_counter() - started,
     }
     return {"blocks": done.report, "timing": timing}
 
 
-def _visited(
-    k: int, resample: Resample, done: Blocks, *, tick: Callable[[], None]
-) -> CalibrationSet:
-    return recorded(
-        done.journal,
-        f"par/round-{k}/inputs",
-        lambda: resample(k, lambda *_: tick()),
-        device=done.denoiser.unet.device,
-        tick=tick,
-    )
+@dataclass
+class Work:
+    """What the rounds of one reconstruction share."""
 
+    config: PAR
+    resample: Resample
+    done: Blocks
+    workspace: Workspace
+    tick: Callable[[], None]
+    capture_seconds: float = 0.0
 
-def _taught(
-    k: int,
-    inputs: CalibrationSet,
-    config: PAR,
-    resample: Resample,
-    done: Blocks,
-    *,
-    tick: Callable[[], None],
-) -> CalibrationSet:
-    """Return the states on which full precision answers, row by row as `inputs`."""
-    if k == 0 or config.teacher == "visited":
-        return inputs
-    # The same noise, sampled in full precision: other states at the same steps.
-    with done.denoiser.full_precision():
-        return resample(k, lambda *_: tick()).thin(config.num_inputs)
+    def round(self, k: int, data: CalibrationSet) -> None:
+        """Reconstruct every block on `data` (k = 0) or on what the model visits now."""
+        denoiser = self.done.denoiser
+        inputs = (data if k == 0 else self.visited(k)).thin(self.config.num_inputs)
+        teacher = Teacher(
+            denoiser,
+            self.taught(k, inputs),
+            inside=self.config.layer_loss > 0,
+            workspace=self.workspace,
+        )
+        replay = BlockReplay(denoiser, inputs, self.workspace)
+        for name in teacher.blocks():
+            began = perf_counter()
+            target, layers = teacher.answers(name)
+            given = replay.inputs_of(name, beside=target.nbytes)
+            io = BlockIO(given, target, inputs.t, layers)
+            self.capture_seconds += perf_counter() - began
+            if not self.done.restore(k, name):
+                self.done.reconstruct(
+                    k,
+                    name,
+                    partial(self.reconstruct, k, name, io),
+                    carries_over=k < self.config.rounds,
+                )
+            replay.finish(name, given)
+            self.tick()
+            # Memory is for one block's: these go before the next are captured.
+            del io, given, target, layers
 
+    def visited(self, k: int) -> CalibrationSet:
+        """Return the states that sampling with the quantized model visits."""
+        return recorded(
+            self.done.journal,
+            f"par/round-{k}/inputs",
+            lambda: self.resample(k, lambda *_: self.tick()),
+            device=self.done.denoiser.unet.device,
+            tick=self.tick,
+        )
 
-def _reconstruct(
-    k: int,
-    name: str,
-    io: BlockIO,
-    config: PAR,
-    *,
-    done: Blocks,
-    tick: Callable[[], None],
-) -> tuple[Rounding, dict[str, Any]]:
-    task = Reconstruction(
-        name=name,
-        block=done.denoiser.blocks()[name],
-        io=io,
-        config=config,
-        cursor=done.denoiser.cursor,
-        generator=done.generator,
-        tick=tick,
-    )
-    rounding, block = reconstruct_block(
-        task,
-        iterations=config.iterations if k == 0 else config.round_iterations,
-        start=done.roundings.get(name),
-    )
-    return rounding, {"round": k, "block": name, **asdict(block)}
+    def taught(self, k: int, inputs: CalibrationSet) -> CalibrationSet:
+        """Return the states on which full precision answers, row by row as `inputs`."""
+        if k == 0 or self.config.teacher == "visited":
+            return inputs
+        # The same noise, sampled in full precision: other states at the same steps.
+        with self.done.denoiser.full_precision():
+            own = self.resample(k, lambda *_: self.tick())
+        return own.thin(self.config.num_inputs)
+
+    def reconstruct(
+        self, k: int, name: str, io: BlockIO
+    ) -> tuple[Rounding, dict[str, Any]]:
+        """Learn one block; return its roundings and its line of the report."""
+        config, done = self.config, self.done
+        task = Reconstruction(
+            name=name,
+            block=done.denoiser.blocks()[name],
+            io=io,
+            config=config,
+            cursor=done.denoiser.cursor,
+            generator=done.generator,
+            tick=self.tick,
+        )
+        rounding, block = reconstruct_block(
+            task,
+            iterations=config.iterations if k == 0 else config.round_iterations,
+            start=done.roundings.get(name),
+        )
+        return rounding, {"round": k, "block": name, **asdict(block)}
