@@ -41,13 +41,13 @@ FORWARD_AND_BACKWARD: Final = 3.0
 CAPTURES: Final = 6.0
 # Searches take as long as so many evaluations of the demo model, data included.
 SEARCH_RANGES: Final = {"mse": 3.0, "percentile": 2.0, "min_max": 1.0}
-SEARCH_GRIDS: Final = {"output_error": 5.0, "likelihood_ratio": 1.0}
+SEARCH_GRIDS: Final = {"output_error": 2.0, "likelihood_ratio": 1.0}
 # The layer report runs 32 inputs twice (tcaq_core.signal_noise.NUM_INPUTS).
 REPORT_INPUTS: Final = 32
 # Layers of a typical denoiser: sensitivities are measured one layer at a time.
 TYPICAL_LAYERS: Final = 50.0
 # Rounding in second order gathers a matrix of moments for every layer.
-MOMENTS: Final = 4.0
+MOMENTS: Final = 13.0
 
 # An empty process that has loaded torch and diffusers.
 PROCESS_BYTES: Final = 450 * 2**20
