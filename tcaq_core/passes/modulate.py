@@ -108,7 +108,10 @@ def calibrate(
             return
         step = int(denoiser.cursor.step[0])
         rows = tables.setdefault(name, {})
-        rows[step] = _ranges(x - before, quantizer)
+        low, high = _ranges(x - before, quantizer)
+        if step in rows:  # where tables know fewer steps, some share a row
+            low, high = low.minimum(rows[step][0]), high.maximum(rows[step][1])
+        rows[step] = torch.stack([low, high])
         _load(quantizer, rows, num_steps=len(denoiser.cursor.steps or ()))
 
     with torch.no_grad(), _watching(denoiser.unet, see):
