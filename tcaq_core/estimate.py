@@ -129,8 +129,10 @@ def pass_evaluations(item: Pass, spec: CalibrationSpec) -> float:
     """Return what one pass costs in evaluations of the denoiser on one image."""
     trajectories = float(spec.num_samples * spec.num_steps)
     match item:
-        case Select() | Split() | TCR() | Modulate():
+        case Select() | TCR():
             work = trajectories
+        case Split():
+            work = float(BATCH)
         case FitRanges():
             work = SEARCH_RANGES[item.activation] * trajectories
         case DAQ():
@@ -144,7 +146,7 @@ def pass_evaluations(item: Pass, spec: CalibrationSpec) -> float:
             work = MOMENTS * min(float(item.num_inputs), trajectories)
         case PAR():
             work = _reconstruction(item, trajectories)
-        case Correct():
+        case Modulate() | Correct():
             work = 2.0 * item.num_samples * spec.num_steps
         case _:
             assert_never(item)

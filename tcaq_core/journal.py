@@ -140,13 +140,19 @@ class FolderJournal(Journal):
         # As it will be read back: tuples become lists.
         facts = json.loads(json.dumps(entry.facts))
         header = json.dumps(_header(name, self.fingerprint, facts, tensors))
-        path = self._path(name)
+        try:
+            self._put(self._path(name), tensors, header)
+        except FileNotFoundError:
+            # Another job with this fingerprint ended and swept the folder just now.
+            self._put(self._path(name), tensors, header)
+
+    def _put(self, path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, aside = tempfile.mkstemp(prefix=".incoming-", dir=path.parent)
         os.close(descriptor)
         incoming = Path(aside)
         try:
-            save_file(tensors, incoming, metadata={HEADER: header})
+            save_file(dict(tensors), incoming, metadata={HEADER: header})
             # mkstemp's 0600 would hide it from a worker that runs as another user.
             incoming.chmod(0o644)
             _sync(incoming)

@@ -18,6 +18,7 @@ from tcaq_core.recipe import (
     LayerBits,
     Modulate,
     Recipe,
+    SecondOrder,
     Temporal,
 )
 
@@ -55,7 +56,7 @@ def stored_tensors(network: Network, recipe: Recipe) -> Tensors:
         tensors[name] = (_kept(network, name), shape)
     for item in recipe.method.passes:
         match item:
-            case PAR() if item.learn_biases:
+            case SecondOrder() | PAR(learn_biases=True):
                 _widen_biases(tensors)
             case Temporal() if item.maintenance == "cache":
                 _cache_features(tensors, network, recipe.calibration.num_steps)
