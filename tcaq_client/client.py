@@ -72,7 +72,7 @@ class Client:
         *,
         weight_bits: int,
         activation_bits: int,
-        recipe: str | Mapping[str, Any] = "tcaq",
+        recipe: str | Mapping[str, Any] = "standard",
         softmax_bits: int | None = None,
         calibration: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,

@@ -75,7 +75,7 @@ class JobCreate(BaseModel):
     weight_bits: WeightBits
     activation_bits: ActivationBits
     softmax_bits: SoftmaxBits = 8
-    recipe: MethodOrPreset = "tcaq"
+    recipe: MethodOrPreset = "standard"
     """A preset's name, or the passes themselves."""
     calibration: CalibrationSpec = CalibrationSpec()
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}

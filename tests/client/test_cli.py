@@ -30,7 +30,7 @@ def test_submit_prints_the_id_and_what_to_do_next() -> None:
         "model": "ddpm-cifar10-small",
         "weight_bits": 4,
         "activation_bits": 8,
-        "recipe": "tcaq",
+        "recipe": "standard",
         "softmax_bits": 6,
         "calibration": {"num_samples": 8, "eta": 0.5},
         "labels": {"team": "a"},

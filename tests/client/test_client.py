@@ -35,7 +35,7 @@ def test_a_submission_sends_what_was_said_and_nothing_else(connect: Connect) -> 
         calibration={"num_samples": 4},
         labels={"team": "a"},
     )
-    least = {"model": "m", "weight_bits": 4, "activation_bits": 8, "recipe": "tcaq"}
+    least = {"model": "m", "weight_bits": 4, "activation_bits": 8, "recipe": "standard"}
     assert bodies == [
         least,
         {

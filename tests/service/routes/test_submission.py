@@ -27,17 +27,18 @@ def test_submitting_stores_the_resolved_recipe_and_every_default(
 ) -> None:
     job = client.post("/jobs", json=W4A8 | {"labels": {"team": "a"}}).json()
     assert [item["kind"] for item in job["recipe"]["method"]["passes"]] == [
+        "split",
         "tcr",
         "fit_ranges",
         "daq",
-        "par",
+        "second_order",
     ]
     assert job["recipe"]["calibration"]["seed"] == 0
     assert job["recipe_digest"].startswith("sha256:")
     assert job["labels"] == {"team": "a"}
     with sessions.begin() as session:
         row = session.get_one(Job, parse_id(job["id"]))
-        assert row.request["recipe"] == "tcaq"
+        assert row.request["recipe"] == "standard"
         assert row.request["softmax_bits"] == 8
 
 
