@@ -45,7 +45,9 @@ def submit(
     activation_bits: Annotated[
         int, typer.Option("-a", "--activation-bits", help="4 to 8, or 16: not at all.")
     ],
-    recipe: Annotated[str, typer.Option(help="Its name, or a .json file.")] = "standard",
+    recipe: Annotated[
+        str, typer.Option(help="Its name, or a .json file.")
+    ] = "standard",
     softmax_bits: Annotated[int | None, typer.Option(help="4 to 8.")] = None,
     calibration: Annotated[
         list[str] | None, typer.Option(help="As num_samples=32; may be repeated.")
