@@ -10,14 +10,11 @@ from torch import Tensor, nn
 from tcaq_core.block_state import block_state, load_block_state
 from tcaq_core.denoiser import quant_layers_in
 from tcaq_core.layers import QuantLayer
-from tcaq_core.learned import AdaRound, RangeLearning
+from tcaq_core.learned import AdaRound, RangeLearning, Rounding
 from tcaq_core.quantizers import SoftmaxQuantizer, UniformQuantizer
 from tcaq_core.recipe import PAR
 
 GRIDS = (UniformQuantizer, SoftmaxQuantizer)
-
-Rounding = dict[str, Tensor]
-"""A block's rounding variables V by layer name, carried from round to round."""
 
 
 class BlockLearning:

@@ -50,7 +50,7 @@ class BlockSampler:
         ]
         try:
             with self.denoiser.full_precision():
-                self._run(given, lambda: None)
+                self._run(given)
         finally:
             for handle in handles:
                 handle.remove()
@@ -75,12 +75,12 @@ class BlockSampler:
 
         handle = layer.register_forward_pre_hook(stop)
         try:
-            self._run(given, lambda: None)
+            self._run(given)
         finally:
             handle.remove()
         return torch.cat(kept).flatten(0, 1)
 
-    def _run(self, given: tuple[Tensor, ...], after: Callable[[], None]) -> None:
+    def _run(self, given: tuple[Tensor, ...]) -> None:
         start = 0
         for batch in self.data.batches():
             at = slice(start, start + len(batch))
@@ -90,7 +90,6 @@ class BlockSampler:
                     self.block(*(argument[at] for argument in given))
                 except _Reached:
                     continue
-            after()
 
     def _choose(
         self, key: str, layer: QuantLayer, rows: Float[Tensor, "N L D"]

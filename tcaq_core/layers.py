@@ -19,9 +19,6 @@ from tcaq_core.quantizers import NotCalibrated, UniformQuantizer
 from tcaq_core.recipe import LayerBits
 from tcaq_core.timesteps import TimestepCursor
 
-# Where a closed-form rounding is known, soft rounding starts that far decided.
-DECIDED = 0.6
-
 
 class QuantLayer(nn.Module, ABC):
     """A layer y = W x + b whose weight and input can live on grids.
@@ -191,8 +188,6 @@ class QuantLayer(nn.Module, ABC):
             self.full_weight() if start is None else start,
             self.weight_params,
             num_bits=self.bits.weight_bits,
-            # A closed-form rounding fits together as a whole: half-way it does not.
-            decided=0.0 if start is None else DECIDED,
         )
         return self.rounding
 

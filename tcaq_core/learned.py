@@ -12,6 +12,9 @@ from tcaq_core.functional import (
     rectified_sigmoid,
 )
 
+Rounding = dict[str, Tensor]
+"""A block's rounding variables V by layer name, carried from round to round."""
+
 
 class AdaRound(nn.Module):
     """Learned rounding of one weight (2004.10568): V decides up or down, softly."""
@@ -22,12 +25,7 @@ class AdaRound(nn.Module):
         params: AffineParams,
         *,
         num_bits: int,
-        decided: float = 0.0,
     ) -> None:
-        """Start at the weight itself or, where a rounding is known, close to that.
-
-        `decided` in [0, 1) is how far h(V) is at least from an even 1/2, over 1/2.
-        """
         super().__init__()
         self.params = params
         self.top = 2**num_bits - 1
@@ -35,9 +33,6 @@ class AdaRound(nn.Module):
         floor = torch.floor(position)
         self.base: Float[Tensor, "*W"] = floor + params.zero_point
         fraction = (position - floor).clamp(1e-4, 1 - 1e-4)
-        up = fraction.clamp(min=(1 + decided) / 2)
-        down = fraction.clamp(max=(1 - decided) / 2)
-        fraction = torch.where(fraction >= 0.5, up, down)
         self.v = nn.Parameter(inverse_rectified_sigmoid(fraction))
 
     def soft_rounding(self) -> Float[Tensor, "*W"]:

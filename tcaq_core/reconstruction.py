@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from tcaq_core.block_learning import BlockLearning, Rounding, input_grids
+from tcaq_core.block_learning import BlockLearning, input_grids
 from tcaq_core.calibration import BlockIO
 from tcaq_core.errors import ReconstructionDiverged
-from tcaq_core.learned import AdaRound
+from tcaq_core.learned import AdaRound, Rounding
 from tcaq_core.objective import Objective, Reconstruction
 from tcaq_core.timesteps import TimestepCursor
 

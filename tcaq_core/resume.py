@@ -20,12 +20,10 @@ from tcaq_core.block_state import block_state, changed, load_block_state
 from tcaq_core.calibration import CalibrationSet
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.journal import Entry, Journal, tensors_digest
+from tcaq_core.learned import Rounding
 from tcaq_core.manifest import Structure
 from tcaq_core.state import load_state, state_of
 from tcaq_core.structure import structure_of
-
-Rounding = dict[str, Tensor]
-"""A block's rounding variables V by layer name."""
 
 
 def recorded(

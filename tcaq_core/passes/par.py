@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from tcaq_core.block_learning import Rounding
 from tcaq_core.calibration import (
     BlockIO,
     BlockReplay,
@@ -24,6 +23,7 @@ from tcaq_core.calibration import (
 )
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.journal import Journal, NoJournal
+from tcaq_core.learned import Rounding
 from tcaq_core.objective import Reconstruction
 from tcaq_core.recipe import PAR
 from tcaq_core.reconstruction import reconstruct_block

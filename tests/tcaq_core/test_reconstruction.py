@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from tcaq_core.block_learning import Rounding, input_grids
+from tcaq_core.block_learning import input_grids
 from tcaq_core.calibration import BlockIO
 from tcaq_core.errors import Interrupted, ReconstructionDiverged
 from tcaq_core.layers import QuantLinear
+from tcaq_core.learned import Rounding
 from tcaq_core.objective import (
     Objective,
     Reconstruction,
