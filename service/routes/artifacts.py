@@ -3,8 +3,10 @@
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
+from sqlalchemy.orm import Session
 
 from jobs import repository
+from jobs.models import Artifact
 from service.content import artifact_response
 from service.deps import SessionDep, StoreDep
 from service.job_view import artifact_url
@@ -58,9 +60,7 @@ def download_checkpoint(
     job_id: str, request: Request, session: SessionDep, store: StoreDep
 ) -> Response:
     """Download a job's quantized checkpoint, one tar file."""
-    job = find_job(session, job_id)
-    require_success(job)
-    found = repository.job_artifacts(session, job.id)["checkpoint"]
+    found = _made_by(session, job_id, "checkpoint")
     location = {"Content-Location": artifact_url(found.sha256)}
     return artifact_response(request, store, found, filename=job_id, extra=location)
 
@@ -83,9 +83,7 @@ def read_report(
     job_id: str, request: Request, session: SessionDep, store: StoreDep
 ) -> Response:
     """Return what each pass of a quantization did, layer by layer and step by step."""
-    job = find_job(session, job_id)
-    require_success(job)
-    found = repository.job_artifacts(session, job.id)["report"]
+    found = _made_by(session, job_id, "report")
     location = {"Content-Location": artifact_url(found.sha256)}
     return artifact_response(
         request, store, found, filename=f"{job_id}-report", extra=location
@@ -106,3 +104,9 @@ def download_artifact(
 ) -> Response:
     """Download any file by the SHA-256 of its bytes."""
     return artifact_response(request, store, repository.artifact(session, sha256))
+
+
+def _made_by(session: Session, job_id: str, name: str) -> Artifact:
+    job = find_job(session, job_id)
+    require_success(job)
+    return repository.job_artifacts(session, job.id)[name]
