@@ -12,7 +12,7 @@ help: ## list the targets
 
 setup: $(STAMP) ## create .venv with everything pinned
 
-$(STAMP): pyproject.toml constraints.txt scripts/system-packages.sh
+$(STAMP): pyproject.toml constraints.txt scripts/system-packages.sh $(wildcard tcaq_core/runtime/csrc/*)
 	bash scripts/system-packages.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0

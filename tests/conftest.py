@@ -26,6 +26,10 @@ from migrations.upgrade import upgrade
 # Tiny models gain nothing from threads, and lose much where processes share the cores.
 # Before anything imports torch; processes that a test starts inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The Triton kernels' tests: on a GPU where there is one, else in Triton's interpreter.
+# Before anything imports triton.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 POSTGRES_FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
