@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -46,9 +47,14 @@ class SamplerSteps:
 
     def index(self, t: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
         """Return the step 0 .. len-1 nearest to each timestep; ties go to the later."""
-        rising = torch.tensor(self.timesteps[::-1], device=t.device)
-        between = (rising[1:] + rising[:-1]) / 2
-        return len(self) - 1 - torch.bucketize(t.double(), between.double())
+        return len(self) - 1 - torch.bucketize(t.double(), _between(self, t.device))
+
+
+@cache
+def _between(steps: SamplerSteps, device: torch.device) -> Float[Tensor, "S"]:
+    # Kept on the device: a CUDA graph cannot hold a copy from the host.
+    rising = torch.tensor(steps.timesteps[::-1], dtype=torch.float64, device=device)
+    return (rising[1:] + rising[:-1]) / 2
 
 
 class TimestepCursor:
