@@ -1,10 +1,14 @@
-"""Save and load: a diffusers-like folder with packed weights and a manifest.
+"""Save and load: a flat diffusers folder with packed weights and a manifest.
 
     checkpoint/
-    ├── manifest.json                              schema, recipe, hashes
-    ├── model_index.json, scheduler/, unet/config.json   as in the original
-    └── unet/diffusion_pytorch_model.safetensors   packed codes, grids, the rest
+    ├── manifest.json                         schema, recipe, hashes
+    ├── model_index.json                      as in the original
+    ├── scheduler_config.json                 as in the original
+    ├── config.json                           the original's and quantization_config
+    └── diffusion_pytorch_model.safetensors   packed codes, grids, the rest
 
+Everything lies at the root, as in the first pipelines on the hub: diffusers then opens
+the same folder as a pipeline and as a UNet2DModel (`tcaq_core.integrations.diffusers`).
 Loading never unpickles and never needs the original model.
 """
 
@@ -25,14 +29,18 @@ from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.difference import forget_trajectory
 from tcaq_core.diffusion import CONFIG, INDEX, SCHEDULER, Pipeline, assemble
 from tcaq_core.errors import CheckpointShapeMismatch, ModelUnsupported
-from tcaq_core.manifest import SCHEMA_VERSION, Manifest
+from tcaq_core.manifest import DenoiserConfig, Description, Manifest, check_schema
+from tcaq_core.model_folder import WEIGHTS_NAME
 from tcaq_core.recipe import Recipe
-from tcaq_core.state import load_state, state_of
+from tcaq_core.state import digest_of, load_state, state_of
 from tcaq_core.structure import structure_of
 from tcaq_core.temporal import cached_steps
 
-WEIGHTS: Final = "unet/diffusion_pytorch_model.safetensors"
-COPIED: Final = (INDEX, SCHEDULER, CONFIG)
+WEIGHTS: Final = WEIGHTS_NAME
+PLACES: Final = {name: Path(name).name for name in (INDEX, SCHEDULER, CONFIG)}
+"""Where a checkpoint keeps the JSON files of a pipeline."""
+METADATA: Final = {"format": "tcaq-packed"}
+"""Of the weight file. One entry: the file format does not order them."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,17 @@ def save(
     environment: dict[str, Any],
 ) -> Manifest:
     """Write a quantized pipeline to a new folder and return its manifest."""
-    for name in COPIED:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(pipeline.files[name].read_bytes())
-    save_file(state_of(denoiser), folder / WEIGHTS, metadata={"format": "tcaq-packed"})
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (INDEX, SCHEDULER):
+        (folder / PLACES[name]).write_bytes(pipeline.files[name].read_bytes())
+    state = state_of(denoiser)
+    save_file(state, folder / WEIGHTS, metadata=METADATA)
+    description = Description(
+        recipe=recipe,
+        structure=structure_of(denoiser),
+        num_timesteps=denoiser.num_timesteps,
+    )
+    _write_config(folder / PLACES[CONFIG], pipeline.files[CONFIG], state, description)
     manifest = Manifest(
         recipe=recipe,
         recipe_digest=recipe.digest(),
@@ -67,8 +81,8 @@ def save(
         pipeline="DDIMPipeline"
         if isinstance(pipeline.inner, DDIMPipeline)
         else "DDPMPipeline",
-        structure=structure_of(denoiser),
-        files={name: _sha256(folder / name) for name in (*COPIED, WEIGHTS)},
+        structure=description.structure,
+        files={name: _sha256(folder / name) for name in (*PLACES.values(), WEIGHTS)},
         denoiser_bytes=(folder / WEIGHTS).stat().st_size,
         float32_bytes=4 * denoiser.num_parameters,
     )
@@ -85,7 +99,7 @@ def load(folder: Path, *, device: torch.device) -> Checkpoint:
         CheckpointShapeMismatch: a file or tensor is missing, damaged or altered.
     """
     manifest = read_manifest(folder)
-    if set(manifest.files) != {*COPIED, WEIGHTS}:
+    if set(manifest.files) != {*PLACES.values(), WEIGHTS}:
         raise CheckpointShapeMismatch(
             f"The manifest describes {sorted(manifest.files)}, not the files of a "
             "checkpoint.",
@@ -97,8 +111,11 @@ def load(folder: Path, *, device: torch.device) -> Checkpoint:
                 f"{name} is missing or not the file that the manifest describes.",
                 hint="Download the checkpoint again.",
             )
-    unet = UNet2DModel.from_config(UNet2DModel.load_config(folder / "unet"))
-    files = {name: folder / name for name in COPIED}
+    config = UNet2DModel.load_config(folder)
+    # It describes the file, not the network that is built here.
+    config.pop("quantization_config", None)
+    unet = UNet2DModel.from_config(config)
+    files = {name: folder / place for name, place in PLACES.items()}
     pipeline = assemble(files, unet, pipeline=manifest.pipeline, device=device)
     denoiser = QuantizedDenoiser(
         unet, manifest.recipe, num_timesteps=pipeline.num_timesteps
@@ -121,15 +138,10 @@ def read_manifest(folder: Path) -> Manifest:
         ModelUnsupported: absent, malformed, or of another schema version.
     """
     try:
-        data = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if data["schema_version"] != SCHEMA_VERSION:
-            raise ModelUnsupported(
-                f"The checkpoint has schema version {data['schema_version']}; this "
-                f"installation reads version {SCHEMA_VERSION}.",
-                hint="Install the version of tcaq that wrote it.",
-            )
+        data = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+        check_schema(data, what="The checkpoint")
         return Manifest.model_validate(data)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, TypeError, ValidationError) as error:
         raise ModelUnsupported(
             f"{folder.name} has no readable manifest.json.",
             hint="A checkpoint is the folder that a quantize job produced.",
@@ -166,6 +178,16 @@ def _probed_timesteps(
     visited = steps.timesteps if steps else range(pipeline.num_timesteps)[::-1]
     last = len(visited) - 1
     return tuple(visited[i] for i in (0, last - 2 * last // 3, last - last // 3, last))
+
+
+def _write_config(
+    path: Path, original: Path, state: dict[str, Tensor], description: Description
+) -> None:
+    config = json.loads(original.read_text(encoding="utf-8"))
+    packed = DenoiserConfig(**dict(description), sha256=digest_of(state, description))
+    config["quantization_config"] = packed.model_dump(mode="json")
+    text = json.dumps(config, indent=1, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _is_inside(folder: Path, name: str) -> bool:

@@ -37,7 +37,7 @@ class Pipeline:
 
     inner: DDPMPipeline | DDIMPipeline
     files: Mapping[str, Path]
-    """Where its three JSON files are, by the name that a checkpoint gives them."""
+    """Where its three JSON files are: `INDEX`, `SCHEDULER` and `CONFIG`."""
 
     @property
     def denoiser(self) -> UNet2DModel:

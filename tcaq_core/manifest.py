@@ -1,12 +1,15 @@
 """What a checkpoint says of itself; torch-free, versioned, strict."""
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
+from tcaq_core.errors import ModelUnsupported
 from tcaq_core.recipe import Recipe, SoftmaxGrid
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -47,10 +50,52 @@ class Structure(BaseModel, frozen=True, extra="forbid"):
     """The timesteps whose temporal features are stored instead of the layers."""
 
 
+class Description(BaseModel, frozen=True, extra="forbid"):
+    """What the packed tensors of a denoiser mean."""
+
+    recipe: Recipe
+    structure: Structure
+    num_timesteps: Annotated[int, Field(ge=1)]
+    """Timesteps of the training schedule, which groups of timesteps divide."""
+
+    def canonical(self) -> str:
+        """Return one string for one meaning, whatever the order it was read in."""
+        names = set(Description.model_fields)
+        data = self.model_dump(mode="json", include=names)
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
+class DenoiserConfig(Description, frozen=True, extra="forbid"):
+    """``quantization_config`` in config.json: with it, the weight file is enough."""
+
+    quant_method: Literal["tcaq"] = "tcaq"
+    schema_version: Literal[3] = 3
+    sha256: Sha256
+    """Digest of the description and every tensor (`tcaq_core.state.digest_of`)."""
+    execution: Literal["integer", "simulated"] = "integer"
+    """How diffusers lets the model run; either way the tensors are the same."""
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> "DenoiserConfig":
+        """Return what config.json says.
+
+        Raises:
+            ModelUnsupported: another schema version, or malformed.
+        """
+        check_schema(data, what="This denoiser")
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise ModelUnsupported(
+                f"The quantization_config is malformed: {error.errors()[0]['msg']}.",
+                hint="Download the checkpoint again.",
+            ) from error
+
+
 class Manifest(BaseModel, frozen=True, extra="forbid"):
     """The self-description of a checkpoint folder (``manifest.json``)."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     format: Literal["tcaq-packed"] = "tcaq-packed"
     recipe: Recipe
     recipe_digest: str
@@ -65,3 +110,18 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     """Size of the packed weight file."""
     float32_bytes: int
     """What the denoiser's parameters take in float32."""
+
+
+def check_schema(data: Mapping[str, Any], *, what: str) -> None:
+    """Refuse what another version of the project wrote.
+
+    Raises:
+        ModelUnsupported: the schema version is not ours, or not given.
+    """
+    found = data.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise ModelUnsupported(
+            f"{what} has schema version {found}; this installation reads version "
+            f"{SCHEMA_VERSION}.",
+            hint="Install the version of tcaq that wrote it.",
+        )

@@ -112,6 +112,11 @@ def inspect_model_folder(path: Path) -> ModelFolder:
     unet = path / "unet" if (path / "unet").is_dir() else path
     config = _read_json(unet / "config.json")
     denoiser = _one_of(DENOISERS, config, what=f"The denoiser of {path.name}")
+    if config.get("quantization_config") is not None:
+        raise ModelUnsupported(
+            f"The denoiser of {path.name} is quantized already.",
+            hint="Quantize the model that it was made from.",
+        )
     if config.get("num_class_embeds") is not None:
         raise ModelUnsupported(
             f"The denoiser of {path.name} is class-conditional.",

@@ -16,13 +16,15 @@ A snapshot taken between two passes has the same form: what is not fitted yet is
 simply not there.
 """
 
+import hashlib
+
 import torch
 from torch import Tensor
 
 from tcaq_core.correction import OutputCorrection, correction_of
 from tcaq_core.denoiser import QuantizedDenoiser
 from tcaq_core.layers import QuantLayer
-from tcaq_core.manifest import LayerEntry, Structure
+from tcaq_core.manifest import Description, LayerEntry, Structure
 from tcaq_core.quantizers import UniformQuantizer
 from tcaq_core.runtime.packing import pack, unpack
 from tcaq_core.structure import rebuild
@@ -203,6 +205,19 @@ def _load_codes(
         scale=state.pop(f"{name}.weight_scale").to(device),
         zero_point=state.pop(f"{name}.weight_zero_point").to(device, torch.float32),
     )
+
+
+def digest_of(state: dict[str, Tensor], description: Description) -> str:
+    """Return the hex SHA-256 of stored tensors and of what they mean.
+
+    Names, types, shapes and bytes count, by name; how a file arranges them does not.
+    """
+    digest = hashlib.sha256(description.canonical().encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def narrowest(x: Tensor) -> Tensor:

@@ -140,7 +140,7 @@ def test_a_4_bit_weight_takes_half_a_byte(tiny_folder: Path, tmp_path: Path) -> 
         assert stored[f"{name}.weight_codes"].nbytes == -(-codes // 2)
 
 
-@pytest.mark.parametrize("victim", [checkpoint.WEIGHTS, "unet/config.json"])
+@pytest.mark.parametrize("victim", [checkpoint.WEIGHTS, "config.json"])
 def test_an_altered_file_is_refused(
     tiny_folder: Path, tmp_path: Path, victim: str
 ) -> None:

@@ -4,9 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcaq_core.denoiser import QuantizedDenoiser
+from tcaq_core.manifest import Description
 from tcaq_core.passes import fit_ranges
-from tcaq_core.recipe import FitRanges
-from tcaq_core.state import narrowest, state_of
+from tcaq_core.recipe import FitRanges, Recipe
+from tcaq_core.state import digest_of, narrowest, state_of
+from tcaq_core.structure import structure_of
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20))
@@ -36,3 +38,27 @@ def test_no_full_precision_weight_of_a_quantized_layer_is_stored(
         assert state[f"{name}.weight_codes"].numel() == expected
     for name in ("conv_in.weight", "conv_norm_out.bias"):
         assert name in state
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": torch.tensor([1.0, 2.0]), "c": torch.tensor([3], dtype=torch.uint8)},
+        {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([4], dtype=torch.uint8)},
+        {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3, dtype=torch.uint8)},
+        {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3], dtype=torch.int8)},
+        {"a": torch.tensor([1.0, 2.0])},
+    ],
+)
+def test_names_bytes_shapes_and_types_are_part_of_a_digest(
+    denoiser: QuantizedDenoiser, recipe: Recipe, other: dict[str, torch.Tensor]
+) -> None:
+    state = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3], dtype=torch.uint8)}
+    described = Description(
+        recipe=recipe, structure=structure_of(denoiser), num_timesteps=1000
+    )
+    digest = digest_of(state, described)
+    assert digest_of(dict(reversed(state.items())), described) == digest
+    assert digest_of(other, described) != digest
+    shorter = described.model_copy(update={"num_timesteps": 999})
+    assert digest_of(state, shorter) != digest
