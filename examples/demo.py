@@ -102,6 +102,8 @@ def report_of(
         "psnr_db": sample.psnr_db,
         "num_images": len(sample.images),
         "execution": sample.execution,
+        "kernels": sample.kernels,
+        "speedup": dict(job.speedup),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
     }
 
@@ -121,6 +123,11 @@ def show(report: dict[str, Any], screen: Console) -> None:
         ("float32 weights", f"{report['float32_bytes'] / megabyte:.2f} MB"),
         ("compression", f"{report['compression_ratio']:.2f} x"),
         ("PSNR of images", f"{report['psnr_db']:.2f} dB against full precision"),
+        ("execution", f"{report['execution']} ({report['kernels']})"),
+        *(
+            (f"speed {name.replace('_', ' ')}", f"{factor:.2f} x")
+            for name, factor in report["speedup"].items()
+        ),
         *((f"{k} time", f"{v:.1f} s") for k, v in report["seconds"].items()),
     ]
     screen.print()

@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     """Loaded pipelines that the sampling worker keeps."""
     sample_wait_seconds: Annotated[float, Field(ge=0)] = 120
     max_images: Positive = 256
+    benchmark_seconds: Annotated[float, Field(ge=0)] = 10
+    """For timing a finished checkpoint against its model; 0: it is not timed."""
     journals_directory: Path | None = None
     """Where running jobs save what they have finished; default: ``journals`` in the
     data directory."""

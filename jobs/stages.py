@@ -1,6 +1,6 @@
 """A job's stages and their shares of its run time, known before it starts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import assert_never
@@ -51,21 +51,31 @@ class Progress:
 # Loading, writing and starting the process that checks the checkpoint do not evaluate
 # the denoiser; each takes a few seconds, as some 64 evaluations of a small one do.
 OVERHEAD = 64.0
+# Three engines, some twenty rounds of eight images; cut short on a large model.
+BENCHMARK = 512.0
+# Tracing a denoiser for ONNX, and running the file, takes half a minute and more.
+EXPORT = 512.0
+ALWAYS_EXPORTED = "safetensors"
 
 
-def plan(recipe: Recipe) -> tuple[Stage, ...]:
-    """Return the stages of a quantization: fetch, calibrate, the passes, save, verify.
+def plan(recipe: Recipe, *, exports: Collection[str] = ()) -> tuple[Stage, ...]:
+    """Return the stages of a quantization.
 
-    Their costs are those of `tcaq_core.estimate`.
+    They are fetch, calibrate, the passes, save, verify, benchmark, and export where
+    another format than the checkpoint itself is asked for. Their costs are those of
+    `tcaq_core.estimate`.
     """
     units = {"fetch": "model", "calibrate": "step", "save": "file"}
     units |= {"verify": "checkpoint"}
     units |= {item.kind: _unit(item) for item in recipe.method.passes}
-    return tuple(
+    quantization = (
         # What does not evaluate the denoiser costs nothing there, but takes its time.
         Stage(name, work or OVERHEAD, units[name])
         for name, work in evaluations(recipe).items()
     )
+    others = set(exports) - {ALWAYS_EXPORTED}
+    export = (Stage("export", EXPORT * len(others), "file"),) if others else ()
+    return (*quantization, Stage("benchmark", BENCHMARK, "round"), *export)
 
 
 def plan_sample(*, images: int, steps: int, compare: bool) -> tuple[Stage, ...]:

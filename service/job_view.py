@@ -33,11 +33,13 @@ def job_object(job: Job, *, ahead: int | None = None) -> JobRead:
     succeeded = job.status == JobStatus.SUCCEEDED
     result = job.result or {}
     picture = result.get("report", {}).get("picture")
+    has_onnx = "onnx" in result.get("exports", {})
     return JobRead(
         **_tracked(job, ahead),
         model=_model(job),
         recipe=job.recipe,
         recipe_digest=job.recipe_digest,
+        exports=job.request.get("exports", ["safetensors"]),
         labels=job.labels,
         metrics=_metrics(result),
         result=job.result,
@@ -47,6 +49,7 @@ def job_object(job: Job, *, ahead: int | None = None) -> JobRead:
             checkpoint=f"{self}/checkpoint" if succeeded else None,
             report=f"{self}/report" if succeeded else None,
             report_picture=artifact_url(picture["sha256"]) if picture else None,
+            onnx=f"{self}/onnx" if has_onnx else None,
         ),
     )
 
@@ -63,6 +66,7 @@ def sample_object(job: Job, *, ahead: int | None = None) -> SampleRead:
         grid=None if grid is None else _image(grid),
         baseline=None if baseline is None else [_image(item) for item in baseline],
         execution=result.get("execution"),
+        execution_details=result.get("execution_details"),
         metrics=result.get("metrics"),
         seconds_per_image=result.get("seconds_per_image"),
         urls=SampleUrls(self=f"/samples/{public_id(job.kind, job.id)}"),
@@ -173,9 +177,11 @@ def _model(job: Job) -> ModelUsed:
 
 def _metrics(result: Json) -> dict[str, float]:
     """Return the numbers that were measured on a quantization's result."""
+    speedup = (result.get("benchmark") or {}).get("speedup", {})
     found = {
         "compression_ratio": result.get("compression_ratio"),
         "max_abs_diff": result.get("verified", {}).get("max_abs_diff"),
+        **{f"speedup_{name}": value for name, value in speedup.items()},
     }
     return {name: float(value) for name, value in found.items() if value is not None}
 

@@ -25,6 +25,7 @@ STATUS: Final[Mapping[ErrorType, int]] = MappingProxyType(
         science.ReconstructionDiverged: 422,
         science.OutOfMemory: 503,
         science.ExportFailed: 500,
+        science.ExecutionUnavailable: 422,
         science.ResumeRefused: 500,
         science.Interrupted: 409,
         ledger.JobNotFound: 404,

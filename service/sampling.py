@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import anyio
@@ -106,6 +106,10 @@ def _check_limits(body: SampleCreate, settings: Settings) -> None:
         raise _refused(
             "/compare_to", "A model in full precision is its own baseline.", [None]
         )
+    if body.execution != "auto" and body.target.model is not None:
+        raise _refused(
+            "/execution", "A model in full precision is not quantized.", ["auto"]
+        )
 
 
 def _model_of(session: Session, body: SampleCreate) -> str:
@@ -161,7 +165,7 @@ def _check_checkpoint(session: Session, sha256: str) -> None:
 
 
 def _refused(
-    pointer: str, detail: str, allowed: list[None] | dict[str, int] | None
+    pointer: str, detail: str, allowed: list[Any] | dict[str, int] | None
 ) -> RequestInvalid:
     error = FieldError(
         pointer=pointer, code="unsupported_value", detail=detail, allowed=allowed

@@ -17,6 +17,7 @@ from tcaq_client import arguments, screen
 from tcaq_client.client import DEFAULT_URL, Client
 from tcaq_client.mounts import GROUP, mount
 from tcaq_client.outcome import EXIT_USAGE, connected
+from tcaq_client.sampling import Execution
 
 JobId = Annotated[str, typer.Argument(help="Id of the job, as submit printed it.")]
 Url = Annotated[str, typer.Option(envvar="TCAQ_URL", help="The service.")]
@@ -55,6 +56,9 @@ def submit(
     label: Annotated[
         list[str] | None, typer.Option(help="As team=a; may be repeated.")
     ] = None,
+    export: Annotated[
+        list[str] | None, typer.Option(help="A format to write, too: onnx.")
+    ] = None,
     url: Url = DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
@@ -68,6 +72,7 @@ def submit(
             softmax_bits=softmax_bits,
             calibration=arguments.numbers(calibration),
             labels=arguments.pairs(label),
+            exports=export,
         )
         if as_json:
             _print_json(job.raw)
@@ -108,8 +113,11 @@ def watch(
         if as_json:
             client.wait(job_id, lambda job: typer.echo(json.dumps(job.raw)))
         else:
-            with screen.progress_of(job_id, screen.console()) as show:
-                client.wait(job_id, show)
+            output = screen.console()
+            with screen.progress_of(job_id, output) as show:
+                job = client.wait(job_id, show)
+            for line in screen.result_lines(job):
+                output.print(line, markup=False)
 
 
 @app.command()
@@ -137,26 +145,31 @@ def download(
     folder: Annotated[
         Path | None, typer.Argument(help="New folder; default: the job's id.")
     ] = None,
+    onnx: Annotated[
+        bool, typer.Option(help="Fetch the ONNX file instead, into a new file.")
+    ] = False,
     url: Url = DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
     """Fetch a job's checkpoint, verify it, and unpack it into a new folder."""
+    target = folder or Path(f"{job_id}.onnx" if onnx else job_id)
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     output = screen.console()
     with (
         connected(context.obj, url) as client,
         Progress(*columns, console=output, disable=not output.is_terminal) as bar,
     ):
-        task = bar.add_task("checkpoint", total=None)
-        path = client.download(
+        task = bar.add_task("onnx" if onnx else "checkpoint", total=None)
+        fetch = client.download_onnx if onnx else client.download
+        path = fetch(
             job_id,
-            folder or Path(job_id),
+            target,
             on_bytes=lambda arrived, total: bar.update(
                 task, completed=arrived, total=total
             ),
         )
     if as_json:
-        _print_json({"job_id": job_id, "folder": str(path)})
+        _print_json({"job_id": job_id, "file" if onnx else "folder": str(path)})
     else:
         typer.echo(str(path))
 
@@ -176,6 +189,9 @@ def sample(
         Literal["baseline"] | None,
         typer.Option(help="Draw the full-precision images above, from the same noise."),
     ] = None,
+    execution: Annotated[
+        Execution, typer.Option(help="Of a checkpoint; auto: on integers if it can.")
+    ] = "auto",
     out: Annotated[Path, typer.Option(help="The PNG file.")] = Path("samples.png"),
     url: Url = DEFAULT_URL,
     as_json: Json = False,
@@ -183,15 +199,19 @@ def sample(
     """Draw images and save them in one picture."""
     with connected(context.obj, url) as client:
         drawn = client.sample(
-            target, n=n, seed=seed, steps=steps, eta=eta, compare_to=compare_to
+            target,
+            n=n,
+            seed=seed,
+            steps=steps,
+            eta=eta,
+            compare_to=compare_to,
+            execution=execution,
         )
         _write(out, client.image(drawn.grid))
         if as_json:
             _print_json(drawn.raw)
             return
-        psnr = "" if drawn.psnr_db is None else f", PSNR {drawn.psnr_db:.2f} dB"
-        speed = f"{drawn.seconds_per_image:.2f} s each"
-        typer.echo(f"{out}: {n} images, {drawn.execution}, {speed}{psnr}")
+        typer.echo(f"{out}: {screen.sample_text(drawn)}")
 
 
 @app.command()

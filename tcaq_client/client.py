@@ -8,7 +8,7 @@ with Client("http://127.0.0.1:8000") as client:
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
 from urllib.parse import quote
@@ -20,7 +20,7 @@ from tcaq_client.catalog import Model, Preset
 from tcaq_client.errors import ChecksumMismatch, JobFailed
 from tcaq_client.exchange import Exchange, parsed, retry_after
 from tcaq_client.results import Image, Job, JsonObject, Page, Sample
-from tcaq_client.sampling import SampleRequest, draw
+from tcaq_client.sampling import Execution, SampleRequest, draw
 from tcaq_client.transfer import OnBytes, fetch
 
 T = TypeVar("T")
@@ -76,16 +76,19 @@ class Client:
         softmax_bits: int | None = None,
         calibration: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
+        exports: Sequence[str] | None = None,
     ) -> Job:
         """Queue a quantization; `recipe` is a preset's name or a method object.
 
-        What is None is left to the service's default. Not repeated when the
-        connection breaks: look at `jobs` before submitting again.
+        `exports` are formats to write besides the checkpoint: ``["onnx"]``. What is
+        None is left to the service's default. Not repeated when the connection
+        breaks: look at `jobs` before submitting again.
         """
         optional = {
             "softmax_bits": softmax_bits,
             "calibration": calibration,
             "labels": labels,
+            "exports": None if exports is None else list(exports),
         }
         body = {
             "model": model,
@@ -176,6 +179,28 @@ class Client:
             archive.unlink()
         return folder
 
+    def download_onnx(
+        self, job_id: str, file: Path, *, on_bytes: OnBytes | None = None
+    ) -> Path:
+        """Fetch a job's ONNX file to the new `file` and return it, as `download` does.
+
+        Only a job whose `exports` named it has one.
+
+        Raises:
+            FileExistsError: `file` exists.
+            ChecksumMismatch: what arrived is not what the service announced.
+        """
+        file = file.absolute()
+        refuse_occupied(file)
+        fetch(
+            self._exchange,
+            f"{_job_path(job_id)}/onnx",
+            folder=file.parent,
+            name=file.name,
+            on_bytes=on_bytes or (lambda _arrived, _total: None),
+        ).replace(file)
+        return file
+
     def sample(
         self,
         target: str,
@@ -185,17 +210,19 @@ class Client:
         steps: int = 50,
         eta: float = 0.0,
         compare_to: Literal["baseline"] | None = None,
+        execution: Execution = "auto",
     ) -> Sample:
         """Draw `n` images; image i depends on the seed `seed + i` only.
 
         `target` is a job's id, a checkpoint's SHA-256, or a model's name (which draws
         from the model in full precision). `compare_to` draws the full-precision
-        images of the same noise too.
+        images of the same noise too. `execution` is how a checkpoint computes: `auto`
+        is on integers wherever the service's worker can.
 
         Raises:
             JobFailed: the sampling ended failed or cancelled.
         """
-        request = SampleRequest(target, n, seed, steps, eta, compare_to)
+        request = SampleRequest(target, n, seed, steps, eta, compare_to, execution)
         response = draw(self._exchange, request, accept="application/json")
         return parsed(Sample.from_json, response)
 
@@ -208,9 +235,10 @@ class Client:
         steps: int = 50,
         eta: float = 0.0,
         compare_to: Literal["baseline"] | None = None,
+        execution: Execution = "auto",
     ) -> bytes:
         """Draw as `sample` does and return the grid of all images, as a PNG."""
-        request = SampleRequest(target, n, seed, steps, eta, compare_to)
+        request = SampleRequest(target, n, seed, steps, eta, compare_to, execution)
         response = draw(self._exchange, request, accept="image/png")
         if response.headers.get("Content-Type") == "image/png":
             return response.content

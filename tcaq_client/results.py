@@ -140,6 +140,14 @@ class Job:
         """Whether the status can no longer change."""
         return self.status in TERMINAL
 
+    @property
+    def speedup(self) -> Mapping[str, float]:
+        """How much faster than the model an evaluation is, ``over_float32`` and so on.
+
+        Empty where the worker did not time it.
+        """
+        return ((self.result or {}).get("benchmark") or {}).get("speedup") or {}
+
 
 @dataclass(frozen=True)
 class Page:
@@ -190,7 +198,9 @@ class Sample:
     grid: Image
     """All images in one; with a baseline, full precision above, quantized below."""
     execution: str
-    """``simulated`` or ``full-precision``."""
+    """``integer``, ``simulated`` or ``full-precision``."""
+    kernels: str | None
+    """What computed it, as ``onednn-int8``; None in full precision."""
     psnr_db: float | None
     """Mean over images, against the baseline; None without one."""
     seconds_per_image: float
@@ -209,6 +219,7 @@ class Sample:
             else tuple(map(Image.from_json, baseline)),
             grid=Image.from_json(sample["grid"]),
             execution=str(sample["execution"]),
+            kernels=(sample.get("execution_details") or {}).get("kernels"),
             psnr_db=None if psnr is None else float(psnr),
             seconds_per_image=float(sample["seconds_per_image"]),
             raw=sample,

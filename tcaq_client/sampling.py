@@ -15,6 +15,9 @@ HOLD_SECONDS: Final = 60
 POLL_SECONDS: Final = 2.0
 """Pause between two looks when the service names none."""
 
+Execution = Literal["auto", "integer", "simulated"]
+"""How a checkpoint computes; ``auto`` is on integers wherever that can be."""
+
 _JOB_ID: Final = re.compile(r"job_[0-9a-f]{32}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -29,6 +32,7 @@ class SampleRequest:
     steps: int
     eta: float
     compare_to: Literal["baseline"] | None
+    execution: Execution
 
     def body(self) -> JsonObject:
         """Return the body of POST /sample."""
@@ -41,6 +45,7 @@ class SampleRequest:
         return {
             "target": target,
             "compare_to": self.compare_to,
+            "execution": self.execution,
             "n": self.n,
             "seeds": {"start": self.seed},
             "sampler": {"steps": self.steps, "eta": self.eta},

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tcaq_client.catalog import Model, Preset
 from tcaq_client.errors import ClientError, FieldError, JobFailed, Problem
-from tcaq_client.results import Job
+from tcaq_client.results import Job, Sample
 
 PLAIN_WIDTH: Final = 160
 """Columns of a table that goes into a file or a pipe."""
@@ -90,6 +90,30 @@ def eta_text(job: Job) -> str:
     if eta is None or job.is_terminal:
         return ""
     return f"about {duration_text(eta)} left"
+
+
+def result_lines(job: Job) -> list[str]:
+    """Return what a finished job's checkpoint executes on, and how fast; or nothing."""
+    result = job.result or {}
+    if "execution" not in result:
+        return []
+    kernels = result["execution_details"]["kernels"]
+    lines = [f"runs {result['execution']} ({kernels}) on its worker"]
+    if job.speedup:
+        times = (
+            f"{factor:.2f} x {name.removeprefix('over_')}"
+            for name, factor in job.speedup.items()
+        )
+        lines.append(f"speed: {', '.join(times)}")
+    return lines
+
+
+def sample_text(sample: Sample) -> str:
+    """Return what was drawn as ``2 images, integer (onednn-int8), 0.25 s each``."""
+    kernels = "" if sample.kernels is None else f" ({sample.kernels})"
+    text = f"{len(sample.images)} images, {sample.execution}{kernels}"
+    text += f", {sample.seconds_per_image:.2f} s each"
+    return text if sample.psnr_db is None else f"{text}, PSNR {sample.psnr_db:.2f} dB"
 
 
 def duration_text(seconds: float) -> str:

@@ -3,7 +3,7 @@
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final, Literal, NoReturn
 
 import torch
 import typer
@@ -13,6 +13,7 @@ from tcaq_core.errors import OutOfMemory, TCAQError
 from tcaq_core.estimate import MULTIPLICATIONS_PER_SECOND, Estimate, estimate
 from tcaq_core.folder_job import (
     CHECKPOINT,
+    ONNX,
     PICTURE,
     REPORT,
     FolderResult,
@@ -37,6 +38,12 @@ def quantize(
     samples: Annotated[int, typer.Option(help="Calibration trajectories.")] = 16,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    benchmark_seconds: Annotated[
+        float, typer.Option(min=0, help="About how long to time the result; 0: not.")
+    ] = 10,
+    export: Annotated[
+        Literal["onnx"] | None, typer.Option(help="A format to write, too.")
+    ] = None,
     estimate_only: Annotated[
         bool, typer.Option("--estimate", help="Say what it would take, and stop.")
     ] = False,
@@ -56,7 +63,13 @@ def quantize(
             _say_estimate(estimate(model, resolved, rate=rate))
             return
         result = quantize_folder(
-            model, out, resolved, device=_device(device), progress=_Lines()
+            model,
+            out,
+            resolved,
+            device=_device(device),
+            progress=_Lines(),
+            benchmark_seconds=benchmark_seconds,
+            has_onnx=export == "onnx",
         )
     except FileExistsError as error:
         detail = "It exists already, and not as an empty folder."
@@ -149,7 +162,16 @@ def _say_result(out: Path, result: FolderResult) -> None:
         typer.echo(f"{stage:<14}{seconds:8.1f} s")
     _say_sizes(result.manifest.denoiser_bytes, result.manifest.float32_bytes)
     typer.echo("verified      bit-equal in a fresh process")
+    execution, benchmark = result.measured.execution, result.measured.benchmark
+    typer.echo(f"executes      {execution.kind}, {execution.kernels}")
+    if benchmark is not None:
+        times = (
+            f"{v:.2f} x {k.removeprefix('over_')}" for k, v in benchmark.speedup.items()
+        )
+        typer.echo(f"speed         {', '.join(times)}")
     typer.echo(f"checkpoint    {out / CHECKPOINT}")
+    if (out / ONNX).exists():
+        typer.echo(f"onnx          {out / ONNX}")
     typer.echo(f"report        {out / REPORT}, {out / PICTURE}")
 
 

@@ -9,6 +9,7 @@ TCAQError                      code                        retryable
 ├── ReconstructionDiverged     diverged                    no
 ├── OutOfMemory                out_of_memory               yes
 ├── ExportFailed               export_failed               no
+├── ExecutionUnavailable       execution_unavailable       no
 ├── ResumeRefused              resume_refused              yes
 └── Interrupted                cancelled                   no
 
@@ -75,9 +76,15 @@ class OutOfMemory(TCAQError):
 
 
 class ExportFailed(TCAQError):
-    """The written checkpoint does not reproduce the model it was written from."""
+    """A file cannot be written, or does not reproduce what it was written from."""
 
     code = "export_failed"
+
+
+class ExecutionUnavailable(TCAQError):
+    """The execution that was asked for is not one that this machine can do."""
+
+    code = "execution_unavailable"
 
 
 class ResumeRefused(TCAQError):

@@ -16,7 +16,8 @@ class ReportFiles:
     """What each pass reported, and the layers as a picture."""
 
     document: bytes
-    """JSON: ``layers`` is a `LayerReport`, every other key is a pass."""
+    """JSON: ``layers`` is a `LayerReport`, ``execution``, ``benchmark`` and ``exports``
+    say what came of it, every other key is a pass."""
     picture: bytes
     """PNG."""
 

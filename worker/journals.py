@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import assert_never
 
 from jobs.settings import Settings
-from tcaq_core.errors import ResumeRefused
+from tcaq_core.errors import ExportFailed, ResumeRefused
 from tcaq_core.journal import FolderJournal
 from worker.outcome import Failed, Outcome, Stopped, Succeeded
 
@@ -46,6 +46,9 @@ def _is_wanted(outcome: Outcome) -> bool:
         case Succeeded():
             return False
         case Failed(error):
+            # Without the export that failed, the same job goes on where this one was.
+            if error["code"] == ExportFailed.code:
+                return True
             # A journal that was refused would be refused again.
             return bool(error["retryable"]) and error["code"] != ResumeRefused.code
         case Stopped(gives_back):

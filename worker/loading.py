@@ -3,14 +3,25 @@
 import hashlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 
 from jobs.artifacts import CHUNK_BYTES
 from jobs.errors import ArtifactCorrupt
 from tcaq_core import checkpoint, diffusion
 from tcaq_core.errors import ModelNotFound
+from tcaq_core.runtime.integer import Execution, compile_integer
 from worker import archive
 from worker.context import Context
+from worker.execution import Wanted, require_integer
 from worker.models import Loaded, fetch_model
+
+SIMULATED: Final = Execution(
+    kind="simulated",
+    kernels="torch-float32",
+    integer_layers=0,
+    simulated_layers={},
+    note="Simulated quantization was asked for.",
+)
 
 
 def load_model(reference: str, context: Context) -> Loaded:
@@ -27,22 +38,31 @@ def load_model(reference: str, context: Context) -> Loaded:
         lambda: Loaded(
             diffusion.load_pipeline(model.folder, device=context.device),
             model.info,
-            "full-precision",
         ),
     )
 
 
-def load_checkpoint(sha256: str, context: Context) -> Loaded:
-    """Return the quantized pipeline of a stored checkpoint.
+def load_checkpoint(
+    sha256: str, context: Context, *, execution: Wanted = "auto"
+) -> Loaded:
+    """Return the quantized pipeline of a stored checkpoint, ready to execute.
 
     Raises:
         ArtifactNotFound: not in the store.
         ArtifactCorrupt: the stored bytes are not those that the name promises.
-        TCAQError: as `unpack` and `checkpoint.load`.
+        ExecutionUnavailable: integers are asked for, and this worker has no kernels
+            for them.
+        TCAQError: as `unpack`, `checkpoint.load` and `compile_integer`.
     """
-    return context.pipelines.get(
-        f"checkpoint:{sha256}", lambda: _load_checkpoint(sha256, context)
+    # Compiling changes the denoiser in place: the two executions are two pipelines.
+    simulate = execution == "simulated"
+    loaded = context.pipelines.get(
+        f"checkpoint:{sha256}:{'simulated' if simulate else 'compiled'}",
+        lambda: _load_checkpoint(sha256, context, simulate=simulate),
     )
+    if execution == "integer" and loaded.execution is not None:
+        require_integer(loaded.execution)
+    return loaded
 
 
 def load_baseline(target: Loaded, context: Context) -> Loaded:
@@ -61,11 +81,12 @@ def load_baseline(target: Loaded, context: Context) -> Loaded:
     return model
 
 
-def _load_checkpoint(sha256: str, context: Context) -> Loaded:
+def _load_checkpoint(sha256: str, context: Context, *, simulate: bool) -> Loaded:
     with TemporaryDirectory(prefix="checkpoint-", dir=context.scratch) as folder:
         _unpack_verified(sha256, Path(folder), context)
         loaded = checkpoint.load(Path(folder), device=context.device)
-    return Loaded(loaded.pipeline, loaded.manifest.model, "simulated")
+    execution = SIMULATED if simulate else compile_integer(loaded.denoiser)
+    return Loaded(loaded.pipeline, loaded.manifest.model, execution)
 
 
 def _unpack_verified(sha256: str, folder: Path, context: Context) -> None:

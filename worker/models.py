@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jobs.settings import Settings
 from tcaq_core.diffusion import Pipeline, fetch_hub_model
 from tcaq_core.errors import ModelNotFound
 from tcaq_core.model_folder import HubModel, inspect_model_folder, parse_reference
+from tcaq_core.runtime.integer import Execution
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Loaded:
 
     pipeline: Pipeline
     info: dict[str, Any]
-    execution: Literal["simulated", "full-precision"]
+    execution: Execution | None = None
+    """None: full precision."""
 
 
 def fetch_model(reference: str, settings: Settings) -> FetchedModel:

@@ -23,6 +23,8 @@ from tcaq_core.workspace import Workspace
 from worker import archive
 from worker.clock import utc_now
 from worker.context import Context
+from worker.exports import QuantizeRequest, check_exporters
+from worker.finish import finish
 from worker.journals import AttemptJournal
 from worker.models import FetchedModel, fetch_model
 from worker.outcome import Progress, Succeeded
@@ -31,7 +33,7 @@ from worker.outcome import Progress, Succeeded
 def quantize(
     job: Job, context: Context, progress: Progress, attempt: AttemptJournal
 ) -> Succeeded:
-    """Fetch, calibrate, run the passes, save, and prove that it reloads bit-equal.
+    """Fetch, calibrate, run the passes, save, prove that it reloads, benchmark.
 
     What an earlier attempt has finished is not done again.
 
@@ -41,6 +43,8 @@ def quantize(
     """
     progress("fetch", 0, 1)
     recipe = Recipe.model_validate(job.recipe)
+    order = QuantizeRequest.model_validate(job.request)
+    check_exporters(order)
     model = fetch_model(job.model, context.settings)
     environment = describe_environment(context.device)
     _describe(job, context, model, environment)
@@ -75,13 +79,19 @@ def quantize(
         progress("save", 1, 1)
         progress("verify", 0, 1)
         probe = checkpoint.probe(pipeline, quantized.denoiser)
+        report = quantized.report
+        # What comes now loads models of its own.
+        del pipeline, quantized
         _check_reload(folder, probe, context, progress)
         archive.pack(folder, packed)
         stored = context.store.put(packed, media_type=archive.MEDIA_TYPE)
         progress("verify", 1, 1)
-    made = {"checkpoint": stored}
-    made |= _store_report(context, job, recipe, quantized.report)
-    return Succeeded(result=_result(made, manifest, probe), artifacts=made)
+        made = {"checkpoint": stored}
+        more = finish(folder, model.folder, order, context, progress)
+    made |= more.artifacts
+    made |= _store_report(context, job, recipe, report | more.report)
+    result = _result(made, manifest, probe) | more.result
+    return Succeeded(result=result, artifacts=made)
 
 
 def _describe(
@@ -142,7 +152,6 @@ def _result(
         "checkpoint": {**stored, "denoiser_bytes": manifest.denoiser_bytes},
         "float32_bytes": manifest.float32_bytes,
         "compression_ratio": manifest.float32_bytes / manifest.denoiser_bytes,
-        "simulated_ops": True,
         # Equal SHA-256 of the outputs: not one bit differs.
         "verified": {"probe_sha256": probe, "max_abs_diff": 0.0, "bit_equal": True},
         "report": {**report, "picture": picture},

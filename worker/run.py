@@ -22,6 +22,7 @@ from tcaq_core.errors import Interrupted, OutOfMemory, TCAQError
 from tcaq_core.recipe import Recipe
 from worker.clock import utc_now
 from worker.context import Context
+from worker.exports import QuantizeRequest
 from worker.heart import Heart, StopReason
 from worker.journals import AttemptJournal
 from worker.outcome import Failed, Outcome, Stopped, Succeeded
@@ -79,7 +80,8 @@ def _return_memory(device: torch.device) -> None:
 def _stages_of(job: Job) -> Sequence[Stage]:
     match job.kind:
         case JobKind.QUANTIZE:
-            return plan(Recipe.model_validate(job.recipe))
+            order = QuantizeRequest.model_validate(job.request)
+            return plan(Recipe.model_validate(job.recipe), exports=order.exports)
         case JobKind.SAMPLE:
             request = SampleRequest.model_validate(job.request)
             return plan_sample(

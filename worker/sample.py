@@ -20,6 +20,7 @@ from tcaq_core.evaluation.paired import psnr_db
 from tcaq_core.json_safe import json_safe
 from worker.clock import utc_now
 from worker.context import Context
+from worker.execution import Wanted, described
 from worker.images import Images, encode_png, make_grid
 from worker.loading import load_baseline, load_checkpoint, load_model
 from worker.models import Loaded
@@ -61,6 +62,7 @@ class SampleRequest(BaseModel, frozen=True):
     target: Target
     n: Annotated[int, Field(ge=1)]
     compare_to: Literal["baseline"] | None = None
+    execution: Wanted = "auto"
     seeds: Seeds = Seeds()
     sampler: Sampler = Sampler()
     output: Output = Output()
@@ -88,7 +90,7 @@ def sample(job: Job, context: Context, progress: Progress) -> Succeeded:
     """
     request = SampleRequest.model_validate(job.request)
     progress("fetch", 0, 1)
-    target = _load_target(request.target, context)
+    target = _load_target(request, context)
     baseline = None
     if request.compare_to == "baseline":
         loaded = load_baseline(target, context)
@@ -102,18 +104,19 @@ def sample(job: Job, context: Context, progress: Progress) -> Succeeded:
     artifacts, result = _store(request, drawn, baseline, context)
     progress("store", 1, 1)
     result |= {
-        "execution": target.execution,
+        **described(target.execution),
         "metrics": _metrics(drawn, baseline),
         "seconds_per_image": seconds / request.n,
     }
     return Succeeded(result=result, artifacts=artifacts)
 
 
-def _load_target(target: Target, context: Context) -> Loaded:
+def _load_target(request: SampleRequest, context: Context) -> Loaded:
+    target, execution = request.target, request.execution
     if target.model is not None:
         return load_model(target.model, context)
     if target.checkpoint is not None:
-        return load_checkpoint(target.checkpoint, context)
+        return load_checkpoint(target.checkpoint, context, execution=execution)
     with context.sessions.begin() as session:
         made = repository.job_artifacts(session, parse_id(target.job_id or ""))
     if "checkpoint" not in made:
@@ -121,7 +124,7 @@ def _load_target(target: Target, context: Context) -> Loaded:
             "The target job has no checkpoint.",
             hint="Sample from a quantization that has succeeded.",
         )
-    return load_checkpoint(made["checkpoint"].sha256, context)
+    return load_checkpoint(made["checkpoint"].sha256, context, execution=execution)
 
 
 def _describe(job: Job, context: Context, target: Loaded) -> None:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from jobs import repository
+from jobs.errors import ArtifactNotFound
 from jobs.models import Artifact
 from service.content import artifact_response
 from service.deps import SessionDep, StoreDep
@@ -90,12 +91,42 @@ def read_report(
     )
 
 
+@router.head("/jobs/{job_id}/onnx", include_in_schema=False)
+@router.get(
+    "/jobs/{job_id}/onnx",
+    response_class=Response,
+    responses={
+        **_content("application/octet-stream"),
+        **problem_responses(
+            "job_not_found",
+            "artifact_not_found",
+            "job_not_ready",
+            "range_unsatisfiable",
+        ),
+    },
+)
+def download_onnx(
+    job_id: str, request: Request, session: SessionDep, store: StoreDep
+) -> Response:
+    """Download a job's quantized denoiser in ONNX, if its `exports` named that."""
+    found = _made_by(session, job_id, "model.onnx")
+    location = {"Content-Location": artifact_url(found.sha256)}
+    return artifact_response(
+        request, store, found, filename=f"{job_id}.onnx", extra=location
+    )
+
+
 @router.head("/artifacts/{sha256}/content", include_in_schema=False)
 @router.get(
     "/artifacts/{sha256}/content",
     response_class=Response,
     responses={
-        **_content("application/x-tar", "image/png", "application/json"),
+        **_content(
+            "application/x-tar",
+            "image/png",
+            "application/json",
+            "application/octet-stream",
+        ),
         **problem_responses("artifact_not_found", "range_unsatisfiable"),
     },
 )
@@ -109,4 +140,10 @@ def download_artifact(
 def _made_by(session: Session, job_id: str, name: str) -> Artifact:
     job = find_job(session, job_id)
     require_success(job)
-    return repository.job_artifacts(session, job.id)[name]
+    made = repository.job_artifacts(session, job.id)
+    if name not in made:
+        raise ArtifactNotFound(
+            f"{job_id} has made no {name}.",
+            hint='Submit a job that names it: "exports": ["onnx"].',
+        )
+    return made[name]

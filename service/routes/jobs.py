@@ -14,6 +14,7 @@ from jobs.queue import ring
 from jobs.status import is_terminal
 from service import cursors
 from service.deps import CeleryDep, NowDep, SessionDep, SettingsDep
+from service.exports import check_exports
 from service.job_view import job_object
 from service.local_models import check_model
 from service.openapi import NOT_MODIFIED, problem_responses
@@ -58,6 +59,7 @@ def submit_job(
 ) -> JobRead:
     """Queue a quantization; what can be known to be wrong is refused at once."""
     check_model(body.model, settings)
+    check_exports(body)
     job = repository.submit(
         session,
         kind=JobKind.QUANTIZE,

@@ -53,6 +53,7 @@ router = APIRouter(tags=["samples"])
             "model_unsupported",
             "checkpoint_unsafe",
             "checkpoint_shape_mismatch",
+            "execution_unavailable",
             "out_of_memory",
             "worker_lost",
             instance="/sample",
@@ -125,6 +126,8 @@ def _finished(job: Job, resources: Resources, *, media_type: str) -> Response:
         raise SampleFailed(failure_of(job), headers=headers)
     sample = sample_object(job)
     headers["Tcaq-Execution"] = str(sample.execution)
+    if sample.execution_details is not None:
+        headers["Tcaq-Kernels"] = sample.execution_details.kernels
     headers["Content-Location"] = sample.urls.self
     if media_type == JSON or sample.grid is None:
         return JSONResponse(sample.model_dump(mode="json"), headers=headers)

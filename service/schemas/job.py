@@ -127,6 +127,8 @@ class JobUrls(BaseModel):
     """What each pass did, layer by layer: JSON."""
     report_picture: str | None
     """The same as a PNG, layers by timesteps."""
+    onnx: str | None
+    """Null, too, where the job's `exports` do not name it."""
 
 
 class JobRead(Tracked):
@@ -137,12 +139,15 @@ class JobRead(Tracked):
     recipe: Json | None
     """Resolved: with the model's revision it reproduces the job."""
     recipe_digest: str | None
+    exports: list[str]
+    """The formats that are written."""
     labels: dict[str, str]
     metrics: dict[str, float]
     """What was measured on the result, by name; empty until then."""
     result: Json | None
-    """Hashes and sizes of checkpoint and report, and the checks that the checkpoint
-    passed; null until then."""
+    """Hashes and sizes of what was made, the checks that the checkpoint passed, how it
+    executes on the worker (`execution`, `simulated_ops`) and how fast compared with
+    its model in float32 and bfloat16 (`benchmark`); null until then."""
     urls: JobUrls
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from jobs.models import Json
 from service.schemas.job import Tracked
 
+Execution = Literal["integer", "simulated", "full-precision"]
 CLOSED = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -79,6 +80,9 @@ class SampleCreate(BaseModel):
     target: Target
     compare_to: Literal["baseline"] | None = None
     """`baseline` draws the full-precision images of the same noise, too."""
+    execution: Literal["auto", "integer", "simulated"] = "auto"
+    """How a checkpoint computes. `auto` is `integer` wherever the worker and the
+    checkpoint allow it, else `simulated`; the answer says which it was."""
     n: Annotated[int, Field(ge=1)] = 1
     """Number of images; the service's settings name the most."""
     seeds: Seeds = Seeds()
@@ -99,6 +103,18 @@ class Image(BaseModel):
     """Always null: images are kept."""
 
 
+class ExecutionDetails(BaseModel):
+    """What a checkpoint computed with."""
+
+    kernels: str
+    """E.g. `onednn-int8`; `torch-float32` where all is simulated."""
+    integer_layers: int
+    simulated_layers: dict[str, str]
+    """Why each of these layers was simulated all the same, by name."""
+    note: str | None
+    """Why this is not the fastest execution, where it is not."""
+
+
 class SampleUrls(BaseModel):
     """Where to go from here."""
 
@@ -115,7 +131,11 @@ class SampleRead(Tracked):
     grid: Image | None
     """With a baseline: full precision above, quantized below, same noise."""
     baseline: list[Image] | None
-    execution: Literal["simulated", "full-precision"] | None
+    execution: Execution | None
+    """What computed the images: integer kernels, floating point that mimics them, or
+    the model as it was."""
+    execution_details: ExecutionDetails | None
+    """Null in full precision."""
     metrics: dict[str, float | None] | None
     """`psnr_db`: mean over the images, against the baseline."""
     seconds_per_image: float | None

@@ -35,6 +35,11 @@ def _known_preset(name: str) -> str:
     return name
 
 
+def _with_safetensors(formats: tuple[str, ...]) -> tuple[str, ...]:
+    # The checkpoint is what everything else is made of, and each is made once.
+    return tuple(dict.fromkeys(("safetensors", *formats)))
+
+
 def _variant(value: object) -> str:
     return "method" if isinstance(value, dict | Method) else "preset"
 
@@ -47,6 +52,10 @@ PresetName = Annotated[
 MethodOrPreset = Annotated[
     Annotated[PresetName, Tag("preset")] | Annotated[Method, Tag("method")],
     Discriminator(_variant),
+]
+ExportFormat = Literal["safetensors", "onnx"]
+Exports = Annotated[
+    tuple[ExportFormat, ...], Field(max_length=8), AfterValidator(_with_safetensors)
 ]
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY)]
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=256)]
@@ -78,6 +87,8 @@ class JobCreate(BaseModel):
     recipe: MethodOrPreset = "standard"
     """A preset's name, or the passes themselves."""
     calibration: CalibrationSpec = CalibrationSpec()
+    exports: Exports = ("safetensors",)
+    """The formats to write. `safetensors`, the checkpoint, always is."""
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
     """Words of your own to find the job by."""
 

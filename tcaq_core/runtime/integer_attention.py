@@ -50,7 +50,7 @@ class IntegerAttention(nn.Module):
             and attn.group_norm is not None
             and all(
                 isinstance(layer, IntegerLayer) and len(layer.parts) == 1
-                for layer in (*_projections(attn), attn.to_out[0])
+                for layer in (attn.to_q, attn.to_k, attn.to_v, attn.to_out[0])
             )
         )
 

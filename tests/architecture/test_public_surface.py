@@ -37,6 +37,7 @@ def test_a_client_has_the_verbs_of_the_interface() -> None:
         "cancel",
         "close",
         "download",
+        "download_onnx",
         "image",
         "job",
         "jobs",

@@ -40,6 +40,17 @@ def job(status: str = "queued", **changes: object) -> dict[str, Any]:
     }
 
 
+def succeeded() -> dict[str, Any]:
+    """Return a job object with a result that was timed."""
+    speedup = {"over_float32": 5.5, "over_bfloat16": 1.9}
+    result = {
+        "execution": "integer",
+        "execution_details": {"kernels": "onednn-int8"},
+        "benchmark": {"speedup": speedup},
+    }
+    return job("succeeded", progress={"percent": 100.0}, result=result)
+
+
 def running(stage: str, percent: float, **changes: object) -> dict[str, Any]:
     """Return a job object in the middle of a stage."""
     return job(
@@ -97,7 +108,8 @@ def sample(status: str = "succeeded", **changes: object) -> dict[str, Any]:
         "images": images,
         "baseline": images,
         "grid": {"sha256": PNG_SHA256, "width": 68, "height": 68},
-        "execution": "simulated",
+        "execution": "integer",
+        "execution_details": {"kernels": "onednn-int8"},
         "metrics": {"psnr_db": 31.5},
         "seconds_per_image": 0.25,
         "error": None,

@@ -168,7 +168,7 @@ def test_a_sample_and_its_grid_are_fetched(service: Service, client: Client) -> 
     worker.start()
     drawn = client.sample(job_id, n=1)
     worker.join()
-    assert drawn.execution == "simulated"
+    assert (drawn.execution, drawn.kernels) == ("integer", "onednn-int8")
     assert drawn.baseline is None
     assert client.image(drawn.grid) == ledger.GRID
 

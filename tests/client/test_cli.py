@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.client.answers import JOB_ID, PNG, job, running, sample, tar
+from tests.client.answers import JOB_ID, PNG, job, running, sample, succeeded, tar
 from tests.client.command import always, documents, drawing, run
 from tests.client.test_transfer import Body
 
@@ -22,7 +22,7 @@ def test_submit_prints_the_id_and_what_to_do_next() -> None:
         answer,
         *("submit", "ddpm-cifar10-small", "-w", "4", "-a", "8"),
         *("--calibration", "num_samples=8", "--calibration", "eta=0.5"),
-        *("--label", "team=a", "--softmax-bits", "6"),
+        *("--label", "team=a", "--softmax-bits", "6", "--export", "onnx"),
     )
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{JOB_ID} queued; follow it with: tcaq watch {JOB_ID}\n"
@@ -34,6 +34,7 @@ def test_submit_prints_the_id_and_what_to_do_next() -> None:
         "softmax_bits": 6,
         "calibration": {"num_samples": 8, "eta": 0.5},
         "labels": {"team": "a"},
+        "exports": ["onnx"],
     }
 
 
@@ -116,6 +117,32 @@ def test_watch_prints_lines_where_there_is_no_terminal() -> None:
     ]
 
 
+def test_watch_ends_with_what_the_checkpoint_runs_on_and_how_fast() -> None:
+    result = run(documents(succeeded()), "watch", JOB_ID)
+    assert result.stdout.splitlines() == [
+        "100.0 %  succeeded",
+        "runs integer (onednn-int8) on its worker",
+        "speed: 5.50 x float32, 1.90 x bfloat16",
+    ]
+
+
+def test_an_onnx_file_is_downloaded_to_a_new_file(tmp_path: Path) -> None:
+    etag = f'"{hashlib.sha256(PNG).hexdigest()}"'
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        assert request.url.path == f"/jobs/{JOB_ID}/onnx"
+        return httpx2.Response(200, headers={"ETag": etag}, stream=Body(PNG))
+
+    file = tmp_path / "mine.onnx"
+    result = run(answer, "download", JOB_ID, str(file), "--onnx")
+    assert (result.exit_code, result.stdout) == (0, f"{file}\n")
+    assert file.read_bytes() == PNG
+    assert list(tmp_path.iterdir()) == [file]
+    again = run(answer, "download", JOB_ID, str(file), "--onnx")
+    assert again.exit_code == 2
+    assert "already exists" in again.stderr
+
+
 def test_watch_as_json_prints_one_object_per_line() -> None:
     states = [running("tcr", 20.0), job("succeeded")]
     result = run(documents(*states), "watch", JOB_ID, "--json")
@@ -148,7 +175,9 @@ def test_sample_saves_the_grid_and_says_how_good_it_is(tmp_path: Path) -> None:
         *("--out", str(out)),
     )
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"{out}: 2 images, simulated, 0.25 s each, PSNR 31.50 dB\n"
+    assert result.stdout == (
+        f"{out}: 2 images, integer (onednn-int8), 0.25 s each, PSNR 31.50 dB\n"
+    )
     assert out.read_bytes() == PNG
     assert list(tmp_path.iterdir()) == [out]
 

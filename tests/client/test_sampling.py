@@ -35,11 +35,18 @@ def test_a_sample_says_what_it_is_drawn_from(
         return httpx2.Response(200, json=sample())
 
     drawn = connect(answer).sample(
-        target, n=2, seed=5, steps=10, eta=0.5, compare_to="baseline"
+        target,
+        n=2,
+        seed=5,
+        steps=10,
+        eta=0.5,
+        compare_to="baseline",
+        execution="integer",
     )
     assert json.loads(requests[0].content) == {
         "target": member,
         "compare_to": "baseline",
+        "execution": "integer",
         "n": 2,
         "seeds": {"start": 5},
         "sampler": {"steps": 10, "eta": 0.5},
@@ -50,13 +57,14 @@ def test_a_sample_says_what_it_is_drawn_from(
     assert drawn.baseline is not None
     assert drawn.grid.sha256 == PNG_SHA256
     assert drawn.psnr_db == 31.5
-    assert drawn.execution == "simulated"
+    assert (drawn.execution, drawn.kernels) == ("integer", "onednn-int8")
 
 
 def test_a_sample_without_baseline_has_no_psnr(connect: Connect) -> None:
-    document = sample(baseline=None, metrics=None)
+    document = sample(baseline=None, metrics=None, execution_details=None)
     drawn = connect(in_turn(httpx2.Response(200, json=document))).sample(JOB_ID)
     assert drawn.baseline is None
+    assert drawn.kernels is None
     assert drawn.psnr_db is None
 
 

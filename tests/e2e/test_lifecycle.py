@@ -33,7 +33,8 @@ def test_a_submitted_job_succeeds_and_can_be_sampled_from(
     with make_store(deployment.settings).open(checkpoint["sha256"]) as file:
         assert hashlib.sha256(file.read()).hexdigest() == checkpoint["sha256"]
     assert job.result["verified"]["bit_equal"]
-    steps = ["fetch", "calibrate", "tcr", "fit_ranges", "daq", "par", "save", "verify"]
+    passes = ["tcr", "fit_ranges", "daq", "par"]
+    steps = ["fetch", "calibrate", *passes, "save", "verify", "benchmark"]
     assert [step["name"] for step in job.steps] == steps
     assert {step["status"] for step in job.steps} == {"succeeded"}
 

@@ -13,11 +13,18 @@ def test_the_stages_are_the_recipes_passes_between_loading_and_checking() -> Non
     assert _names(plan(make_recipe("tcaq"))) == [
         *["fetch", "calibrate"],
         *passes,
-        *["save", "verify"],
+        *["save", "verify", "benchmark"],
     ]
     assert _names(plan(make_recipe("rtn"))) == [
-        *["fetch", "calibrate", "fit_ranges", "save", "verify"]
+        *["fetch", "calibrate", "fit_ranges", "save", "verify", "benchmark"]
     ]
+
+
+def test_a_format_beside_the_checkpoint_is_a_stage_of_its_own() -> None:
+    recipe = make_recipe("rtn")
+    both = plan(recipe, exports=("safetensors", "onnx"))
+    assert _names(both) == [*_names(plan(recipe)), "export"]
+    assert plan(recipe, exports=("safetensors",)) == plan(recipe)
 
 
 def test_a_samples_stages_include_the_baseline_only_when_compared() -> None:

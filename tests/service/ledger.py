@@ -21,6 +21,14 @@ NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 CHECKPOINT = bytes(range(256)) * 40
 REPORT = b'{"fit_ranges":null,"layers":{"passes":[]}}\n'
 PICTURE = b"\x89PNG\r\n\x1a\n" + b"layers by timesteps"
+ONNX = b"\x08\x0a an ONNX file" * 20
+BENCHMARK = {"speedup": {"over_float32": 5.5, "over_bfloat16": 1.9}}
+DETAILS = {
+    "kernels": "onednn-int8",
+    "integer_layers": 12,
+    "simulated_layers": {"conv_in": "its input is not quantized"},
+    "note": None,
+}
 GRID = b"\x89PNG\r\n\x1a\n" + b"grid of images"
 
 
@@ -49,15 +57,25 @@ def report(sessions: Sessions, lease: Lease, *, fraction: float, now: datetime) 
         repository.heartbeat(session, lease, progress=progress, now=now)
 
 
-def succeed(sessions: Sessions, store: ArtifactStore, public_id: str) -> str:
+def succeed(
+    sessions: Sessions, store: ArtifactStore, public_id: str, *, has_onnx: bool = False
+) -> str:
     """Bring a quantization to ``succeeded`` and return its checkpoint's SHA-256."""
     lease = claim(sessions, public_id)
     stored = store.put_bytes(CHECKPOINT, media_type="application/x-tar")
     report = store.put_bytes(REPORT, media_type="application/json")
     picture = store.put_bytes(PICTURE, media_type="image/png")
+    made = {"checkpoint": stored, "report": report, "report.png": picture}
+    exports = {}
+    if has_onnx:
+        onnx = store.put_bytes(ONNX, media_type="application/octet-stream")
+        made["model.onnx"] = onnx
+        exports = {"onnx": {"sha256": onnx.sha256, "size_bytes": onnx.size_bytes}}
     result = {
         "checkpoint": {"sha256": stored.sha256, "size_bytes": stored.size_bytes},
         "report": {"sha256": report.sha256, "picture": {"sha256": picture.sha256}},
+        "exports": exports,
+        "benchmark": BENCHMARK,
         "compression_ratio": 6.5,
         "verified": {"probe_sha256": "0" * 64, "max_abs_diff": 0.0, "bit_equal": True},
     }
@@ -66,11 +84,7 @@ def succeed(sessions: Sessions, store: ArtifactStore, public_id: str) -> str:
             session,
             lease,
             result=result,
-            artifacts={
-                "checkpoint": stored,
-                "report": report,
-                "report.png": picture,
-            },
+            artifacts=made,
             now=_now() + timedelta(seconds=1),
         )
     return stored.sha256
@@ -86,7 +100,8 @@ def succeed_sample(sessions: Sessions, store: ArtifactStore, public_id: str) -> 
         "images": [{"seed": 0, "sha256": image.sha256, **size}],
         "grid": {"sha256": grid.sha256, **size},
         "baseline": None,
-        "execution": "simulated",
+        "execution": "integer",
+        "execution_details": DETAILS,
         "metrics": None,
         "seconds_per_image": 0.5,
     }

@@ -15,6 +15,7 @@ ROUTES = {
     ("post", "/jobs/{job_id}/cancel"),
     ("get", "/jobs/{job_id}/checkpoint"),
     ("get", "/jobs/{job_id}/report"),
+    ("get", "/jobs/{job_id}/onnx"),
     ("get", "/artifacts/{sha256}/content"),
     ("post", "/sample"),
     ("get", "/samples/{sample_id}"),

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from tcaq_core import checkpoint
 from tcaq_core.command import quantize
+from tcaq_core.evaluation.speed import Benchmark
 from tcaq_core.report import LayerReport
 from tests.tiny import save_tiny_pipeline
 
@@ -30,14 +31,17 @@ def test_a_folder_is_quantized_into_a_folder(
 ) -> None:
     out = tmp_path / "made" / "w3a8"
     arguments = [str(tiny_folder), "--out", str(out), "--bits", "W3A8", *SHORT]
+    arguments += ["--benchmark-seconds", "2", "--export", "onnx"]
     result = CliRunner().invoke(app, [*arguments, "--softmax-bits", "6"])
     assert result.exit_code == 0, result.stderr
     assert "fit_ranges 1/1" in result.stderr
     assert "bit-equal" in result.stdout
-    for word in ("calibrate", "verify", "denoiser", str(out / "checkpoint")):
+    words = ("calibrate", "verify", "benchmark", "executes", "x float32", "denoiser")
+    for word in (*words, str(out / "checkpoint")):
         assert word in result.stdout
     assert sorted(p.name for p in out.iterdir()) == [
         "checkpoint",
+        "model.onnx",
         "report.json",
         "report.png",
     ]
@@ -47,6 +51,11 @@ def test_a_folder_is_quantized_into_a_folder(
     assert recipe.calibration.num_steps == 3
     document = json.loads((out / "report.json").read_text())
     assert LayerReport.model_validate(document["layers"]).passes
+    assert Benchmark.model_validate(document["benchmark"]).rounds >= 1
+    assert 0 <= document["execution"]["relative_error"] < 0.5
+    assert (
+        document["exports"]["onnx"]["size_bytes"] == (out / "model.onnx").stat().st_size
+    )
     assert [p.name for p in out.parent.iterdir()] == ["w3a8"]
 
 

@@ -1,7 +1,7 @@
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 import torch
@@ -12,7 +12,9 @@ from jobs.models import Job
 from jobs.status import JobStatus
 from tcaq_core import checkpoint
 from tcaq_core.errors import ExportFailed, Interrupted
+from tcaq_core.evaluation.speed import Benchmark
 from tcaq_core.report import LayerReport
+from tcaq_core.runtime.integer import compile_integer
 from tests.factories import make_job, make_recipe
 from tests.worker.conftest import Finished
 from worker.archive import unpack
@@ -22,14 +24,12 @@ from worker.quantize import _check_reload, _environment_without_secrets
 from worker.run import run_job
 
 
-def _submit(context: Context, *, weight_bits: int = 4) -> UUID:
+def _run(
+    context: Context, *, weight_bits: int = 4, request: dict[str, Any] | None = None
+) -> Job:
     with context.sessions.begin() as session:
         recipe = make_recipe(weight_bits=weight_bits)
-        return make_job(session, recipe=recipe, now=utc_now()).id
-
-
-def _run(context: Context, *, weight_bits: int = 4) -> Job:
-    job_id = _submit(context, weight_bits=weight_bits)
+        job_id = make_job(session, recipe=recipe, request=request, now=utc_now()).id
     run_job(job_id, context)
     with context.sessions() as session:
         job = repository.get(session, job_id)
@@ -49,6 +49,10 @@ def _report(context: Context, job: Job) -> dict[str, Any]:
     with context.store.open(job.result["report"]["sha256"]) as stored:
         document: dict[str, Any] = json.load(stored)
     return document
+
+
+def _timeless(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in report.items() if name != "benchmark"}
 
 
 def test_the_picture_of_the_report_is_stored_as_a_png(finished: Finished) -> None:
@@ -79,16 +83,59 @@ def test_the_result_says_what_was_made_and_what_was_checked(
     assert result["compression_ratio"] == pytest.approx(
         result["float32_bytes"] / made["denoiser_bytes"]
     )
-    assert result["simulated_ops"] is True
     assert result["verified"]["bit_equal"] is True
     assert result["verified"]["max_abs_diff"] == 0.0
     document = _report(context, job)
-    assert "fit_ranges" in document
+    assert {"fit_ranges", "execution", "benchmark"} <= set(document)
     LayerReport.model_validate(document["layers"])
     assert job.model_info is not None
     assert job.model_info["reference"] == "tiny"
     assert job.environment is not None
     assert job.environment["torch"] == torch.__version__
+
+
+def test_the_result_says_what_the_checkpoint_really_computes_with(
+    finished: Finished, folder: Path
+) -> None:
+    result = finished.job.result
+    assert result is not None
+    loaded = checkpoint.load(folder, device=torch.device("cpu"))
+    execution = compile_integer(loaded.denoiser)
+    named = {"kind": result["execution"], **result["execution_details"]}
+    assert named == asdict(execution)
+    is_all_integer = execution.kind == "integer" and not execution.simulated_layers
+    assert result["simulated_ops"] is not is_all_integer
+    error = _report(finished.context, finished.job)["execution"]["relative_error"]
+    assert 0 <= error < 0.1
+
+
+def test_a_job_times_its_checkpoint_against_its_model(finished: Finished) -> None:
+    result = finished.job.result
+    assert result is not None
+    document = _report(finished.context, finished.job)["benchmark"]
+    benchmark = Benchmark.model_validate(document)
+    assert set(benchmark.engines) == {"float32", "bfloat16", result["execution"]}
+    for engine in benchmark.engines.values():
+        assert 0 < engine.p50_seconds_per_image <= engine.p95_seconds_per_image
+        assert engine.peak_memory_bytes > 0
+    short = result["benchmark"]
+    assert short["speedup"] == benchmark.speedup
+    seconds = short["seconds_per_image"]
+    assert benchmark.speedup["over_float32"] == pytest.approx(
+        seconds["float32"] / seconds[result["execution"]]
+    )
+
+
+def test_a_worker_without_time_for_it_still_says_what_executes(
+    finished: Finished,
+) -> None:
+    settings = finished.context.settings.model_copy(update={"benchmark_seconds": 0})
+    job = _run(replace(finished.context, settings=settings))
+    assert job.result is not None
+    assert finished.job.result is not None
+    assert job.result["benchmark"] is None
+    assert job.result["execution"] == finished.job.result["execution"]
+    assert _report(finished.context, job)["benchmark"] is None
 
 
 def test_the_stored_checkpoint_gives_the_outputs_that_were_verified(
@@ -103,7 +150,15 @@ def test_the_stored_checkpoint_gives_the_outputs_that_were_verified(
 
 
 def test_the_same_job_twice_gives_the_same_bytes(finished: Finished) -> None:
-    assert _run(finished.context).result == finished.job.result
+    again = _run(finished.context)
+    assert again.result is not None
+    assert finished.job.result is not None
+    # Times differ: they are in the report, and nowhere in the checkpoint.
+    for name in ("checkpoint", "verified", "execution_details"):
+        assert again.result[name] == finished.job.result[name]
+    assert _timeless(_report(finished.context, again)) == _timeless(
+        _report(finished.context, finished.job)
+    )
 
 
 def test_other_bits_give_other_bytes(finished: Finished) -> None:

@@ -80,7 +80,9 @@ def test_a_job_and_its_checkpoint_are_the_same_target(
     by_hash = _sample(context, {"checkpoint": _checkpoint(quantized)})
     assert by_job["images"] == by_hash["images"]
     assert by_job["grid"] == by_hash["grid"]
-    assert by_job["execution"] == "simulated"
+    assert quantized.result is not None
+    for name in ("execution", "execution_details"):
+        assert by_job[name] == quantized.result[name]
     assert by_job["baseline"] is None
     assert by_job["metrics"] is None
     assert by_job["seconds_per_image"] > 0
@@ -106,8 +108,40 @@ def test_the_baseline_is_the_full_precision_model_on_the_same_noise(
     alone = _sample(context, {"model": "tiny"})
     assert compared["baseline"] == alone["images"]
     assert alone["execution"] == "full-precision"
+    assert alone["execution_details"] is None
     assert _hashes(compared["images"]) != _hashes(alone["images"])
     assert 0 < compared["metrics"]["psnr_db"] < 100
+
+
+def test_simulated_execution_is_had_by_asking_for_it(
+    context: Context, quantized: Job
+) -> None:
+    target = {"checkpoint": _checkpoint(quantized)}
+    chosen = _sample(context, target, compare_to="baseline")
+    simulated = _sample(context, target, compare_to="baseline", execution="simulated")
+    assert simulated["execution"] == "simulated"
+    assert simulated["execution_details"]["kernels"] == "torch-float32"
+    assert simulated["baseline"] == chosen["baseline"]
+    # The same codes: what differs is the rounding of sums.
+    assert simulated["metrics"]["psnr_db"] == pytest.approx(
+        chosen["metrics"]["psnr_db"], abs=1.0
+    )
+    # Compiling one did not change the other.
+    again = _sample(context, target)
+    assert again["images"] == chosen["images"]
+
+
+def test_integers_that_are_asked_for_are_used_or_refused(
+    context: Context, quantized: Job
+) -> None:
+    target = {"checkpoint": _checkpoint(quantized)}
+    assert quantized.result is not None
+    if quantized.result["execution"] == "integer":
+        drawn = _sample(context, target, execution="integer")
+        assert drawn["execution"] == "integer"
+    else:
+        code = _code(context, target, execution="integer")
+        assert code == "execution_unavailable"
 
 
 def test_the_grid_shows_full_precision_above_quantized(

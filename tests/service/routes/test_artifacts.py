@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 
 from jobs.artifacts import LocalStore
 from tests.service import ledger
-from tests.service.ledger import CHECKPOINT, PICTURE, REPORT, Sessions
+from tests.service.ledger import CHECKPOINT, ONNX, PICTURE, REPORT, Sessions
 
 SIZE = len(CHECKPOINT)
 
@@ -131,12 +131,38 @@ def test_a_finished_jobs_report_is_json_and_has_a_picture(
     assert picture.content == PICTURE
 
 
+def test_an_onnx_file_is_downloaded_where_it_was_asked_for(
+    client: TestClient, sessions: Sessions, store: LocalStore, job_id: str
+) -> None:
+    ledger.succeed(sessions, store, job_id, has_onnx=True)
+    url = client.get(f"/jobs/{job_id}").json()["urls"]["onnx"]
+    assert url == f"/jobs/{job_id}/onnx"
+    response = client.get(url)
+    assert (response.status_code, response.content) == (200, ONNX)
+    assert response.headers["Content-Type"] == "application/octet-stream"
+    assert f'filename="{job_id}.onnx"' in response.headers["Content-Disposition"]
+    part = client.get(url, headers={"Range": "bytes=0-1"})
+    assert (part.status_code, part.content) == (206, ONNX[:2])
+
+
+def test_a_job_without_an_onnx_file_says_how_to_get_one(
+    client: TestClient, sessions: Sessions, store: LocalStore, job_id: str
+) -> None:
+    ledger.succeed(sessions, store, job_id)
+    response = client.get(f"/jobs/{job_id}/onnx")
+    assert (response.status_code, response.json()["code"]) == (
+        404,
+        "artifact_not_found",
+    )
+    assert '"exports": ["onnx"]' in response.json()["hint"]
+
+
 def test_an_unknown_job_has_no_report(client: TestClient) -> None:
     response = client.get(f"/jobs/job_{'0' * 32}/report")
     assert (response.status_code, response.json()["code"]) == (404, "job_not_found")
 
 
-@pytest.mark.parametrize("what", ["checkpoint", "report"])
+@pytest.mark.parametrize("what", ["checkpoint", "report", "onnx"])
 def test_a_job_that_has_not_finished_has_nothing_to_download_yet(
     client: TestClient, sessions: Sessions, job_id: str, what: str
 ) -> None:

@@ -68,8 +68,14 @@ def test_a_finished_job_tells_its_result_and_asks_for_no_more_polling(
     assert job["status"] == "succeeded"
     assert job["progress"]["percent"] == 100.0
     assert job["result"]["checkpoint"]["sha256"] == sha256
-    assert job["metrics"] == {"compression_ratio": 6.5, "max_abs_diff": 0.0}
+    assert job["metrics"] == {
+        "compression_ratio": 6.5,
+        "max_abs_diff": 0.0,
+        "speedup_over_float32": 5.5,
+        "speedup_over_bfloat16": 1.9,
+    }
     assert job["urls"]["checkpoint"] == f"/jobs/{job_id}/checkpoint"
+    assert job["urls"]["onnx"] is None
     assert job["usage"]["worker_seconds"] > 0
 
 

@@ -70,6 +70,9 @@ def test_a_sample_is_no_target(client: TestClient, sessions: Sessions) -> None:
         ({"sampler": {"name": "ddim"}}, "/sampler/name", ["steps", "eta"]),
         ({"compare_to": "teacher"}, "/compare_to", ["baseline"]),
         ({"compare_to": "baseline"}, "/compare_to", [None]),
+        ({"execution": "integer"}, "/execution", ["auto"]),
+        ({"execution": "simulated"}, "/execution", ["auto"]),
+        ({"execution": "int8"}, "/execution", ["auto", "integer", "simulated"]),
         ({"output": {"format": "gif"}}, "/output/format", ["png"]),
     ],
 )

@@ -52,7 +52,9 @@ def test_a_sample_is_awaited_and_answered_with_links(
     assert (sample["object"], sample["id"]) == ("sample", sample_id)
     assert sample["images"][0]["seed"] == 0
     assert sample["grid"]["url"] == f"/artifacts/{grid}/content"
-    assert sample["execution"] == response.headers["Tcaq-Execution"] == "simulated"
+    assert sample["execution"] == response.headers["Tcaq-Execution"] == "integer"
+    assert sample["execution_details"] == ledger.DETAILS
+    assert response.headers["Tcaq-Kernels"] == "onednn-int8"
     assert client.get(sample["grid"]["url"]).content == GRID
     assert client.get(sample["urls"]["self"]).json() == sample
 
@@ -116,6 +118,7 @@ def test_the_row_keeps_the_request_with_every_default(
     assert row.request == {
         "target": {"model": "tiny"},
         "compare_to": None,
+        "execution": "auto",
         "n": 1,
         "seeds": {"start": 0},
         "sampler": {"steps": 50, "eta": 0.0},
@@ -173,6 +176,21 @@ def test_a_finished_job_can_be_sampled_beside_its_baseline(
     assert early.json()["errors"][0]["pointer"] == "/target/job_id"
     ledger.succeed(sessions, store, job_id)
     assert client.post("/sample", json=body, headers=ASYNC).status_code == 202
+
+
+@pytest.mark.parametrize("execution", ["auto", "integer", "simulated"])
+def test_the_caller_chooses_how_a_checkpoint_computes(
+    client: TestClient,
+    sessions: Sessions,
+    store: LocalStore,
+    *,
+    job_id: str,
+    execution: str,
+) -> None:
+    ledger.succeed(sessions, store, job_id)
+    body = {"target": {"job_id": job_id}, "execution": execution}
+    location = client.post("/sample", json=body, headers=ASYNC).headers["Location"]
+    assert client.get(location).json()["request"]["execution"] == execution
 
 
 def test_a_checkpoint_is_sampled_by_its_hash(

@@ -42,6 +42,39 @@ def test_submitting_stores_the_resolved_recipe_and_every_default(
         assert row.request["softmax_bits"] == 8
 
 
+def test_a_job_writes_its_checkpoint_and_what_else_is_asked_for(
+    client: TestClient, sessions: Sessions
+) -> None:
+    assert client.post("/jobs", json=W4A8).json()["exports"] == ["safetensors"]
+    body = W4A8 | {"exports": ["onnx", "onnx"]}
+    job = client.post("/jobs", json=body).json()
+    assert job["exports"] == ["safetensors", "onnx"]
+    with sessions.begin() as session:
+        row = session.get_one(Job, parse_id(job["id"]))
+    assert row.request["exports"] == ["safetensors", "onnx"]
+
+
+def test_a_format_that_is_not_written_is_refused_with_those_that_are(
+    client: TestClient, settings: Settings
+) -> None:
+    response = client.post("/jobs", json=W4A8 | {"exports": ["gguf"]})
+    (error,) = response.json()["errors"]
+    assert (response.status_code, error["pointer"]) == (422, "/exports/0")
+    assert error["allowed"] == ["safetensors", "onnx"]
+    assert ledger.messages(settings) == []
+
+
+def test_a_recipe_with_memory_is_not_written_in_onnx(
+    client: TestClient, settings: Settings
+) -> None:
+    body = W4A8 | {"recipe": "modiff", "exports": ["onnx"]}
+    response = client.post("/jobs", json=body)
+    (error,) = response.json()["errors"]
+    assert (response.status_code, error["pointer"]) == (422, "/exports")
+    assert error["allowed"] == ["safetensors"]
+    assert ledger.messages(settings) == []
+
+
 def test_an_explicit_method_is_taken_as_it_is(client: TestClient) -> None:
     method = {"passes": [{"kind": "fit_ranges", "weight": "min_max"}], "skip": ["a.*"]}
     job = client.post("/jobs", json=W4A8 | {"recipe": method}).json()

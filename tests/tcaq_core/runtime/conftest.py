@@ -10,7 +10,7 @@ import torch
 from tcaq_core import checkpoint
 from tcaq_core.diffusion import load_pipeline
 from tcaq_core.quantization import quantize
-from tcaq_core.recipe import CalibrationSpec, resolve
+from tcaq_core.recipe import CalibrationSpec, Method, resolve
 from tcaq_core.recipe.recipe import ActivationBits
 from tcaq_core.runtime.cpu import OnednnKernels
 from tcaq_core.runtime.native import load_native
@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     @cache
     def checkpoint_of(
-        preset: str, weight_bits: int, activation_bits: ActivationBits
+        preset: str | Method, weight_bits: int, activation_bits: ActivationBits
     ) -> Path:
         recipe = resolve(
             preset,
@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         )
         pipeline = load_pipeline(model, device=torch.device("cpu"))
         result = quantize(pipeline, recipe, progress=lambda *_: None)
-        folder = root / f"{preset}-{weight_bits}-{activation_bits}"
+        folder = root / str(len(list(root.iterdir())))
         checkpoint.save(
             folder, pipeline, result.denoiser, recipe, model={}, environment={}
         )
@@ -54,7 +54,7 @@ def make(made: Callable[..., Path]) -> Make:
     """Load a quantized tiny denoiser; the same arguments give the same one again."""
 
     def quantized(
-        preset: str = "rtn",
+        preset: str | Method = "rtn",
         *,
         weight_bits: int = 4,
         activation_bits: ActivationBits = 8,

@@ -12,6 +12,7 @@ from torch import Tensor
 from tcaq_core.diffusion import sample
 from tcaq_core.layers import QuantLayer
 from tcaq_core.quantizers import UniformQuantizer
+from tcaq_core.recipe import Correct, FitRanges, Method, Modulate
 from tcaq_core.runtime.eager import EagerKernels
 from tcaq_core.runtime.integer import compile_integer
 from tcaq_core.runtime.integer_layer import IntegerLayer
@@ -27,6 +28,8 @@ EVERY_LAYER = [
     *(("rtn", w, a) for w, a in ((8, 8), (4, 8), (6, 6), (4, 4), (2, 8), (3, 5))),
     *(("standard", w, a) for w, a in ((8, 8), (4, 8), (4, 4))),
 ]
+CORRECTED = Method(passes=(FitRanges(), Correct(rule="ptqd")))
+MODULATED = Method(passes=(FitRanges(), Modulate()))
 TIMESTEPS = (999, 600, 1)
 
 
@@ -84,8 +87,10 @@ def check_layer(
     assert bool((difference <= rounding_bound(layer, x_hat)).all())
 
 
-@pytest.mark.parametrize("preset", ["rtn", "standard", "ptqd"])
-def test_a_denoiser_agrees_but_for_codes_at_a_tie(make: Make, preset: str) -> None:
+@pytest.mark.parametrize("preset", ["rtn", "standard", CORRECTED])
+def test_a_denoiser_agrees_but_for_codes_at_a_tie(
+    make: Make, preset: str | Method
+) -> None:
     """A float sum rounded the other way can move a value across the border of a code.
 
     That happens between two simulated runs with other thread counts as well. All else
@@ -173,15 +178,15 @@ def test_inputs_of_sixteen_bits_stay_simulated_and_are_named(make: Make) -> None
 
 
 def test_differences_between_steps_stay_simulated_and_are_named(make: Make) -> None:
-    reference, compiled = make("modiff"), make("modiff")
+    reference, compiled = make(MODULATED), make(MODULATED)
     execution = compile_integer(compiled.denoiser)
     reasons = set(execution.simulated_layers.values())
     assert reasons == {"its input is quantized by differences (modulate)"}
-    a, b = (
-        sample(one.pipeline, seeds=range(2), num_steps=5)
-        for one in (reference, compiled)
-    )
-    assert float((a - b).pow(2).mean()) < 1e-3
+    for t in (999, 750):  # the second forward quantizes differences to the first
+        x, at = noise(t), torch.full((3,), t)
+        expected = reference.denoiser(x, at)
+        difference = (compiled.denoiser(x, at) - expected).abs()
+        assert float(difference.max()) < 0.03 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize(
