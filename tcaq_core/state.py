@@ -188,7 +188,8 @@ def _load_parameters(denoiser: QuantizedDenoiser, state: dict[str, Tensor]) -> N
         stored = state.pop(name)
         if stored.shape != parameter.shape:
             raise ValueError(f"{name} has shape {tuple(stored.shape)}")
-        parameter.data = stored.to(parameter)
+        # A copy: otherwise the whole file stays mapped into memory for its sake.
+        parameter.data = stored.to(parameter, copy=True)
 
 
 def _load_codes(
@@ -202,7 +203,7 @@ def _load_codes(
     device = layer.input_rescale.device
     layer.load(
         codes.to(device),
-        scale=state.pop(f"{name}.weight_scale").to(device),
+        scale=state.pop(f"{name}.weight_scale").to(device, copy=True),
         zero_point=state.pop(f"{name}.weight_zero_point").to(device, torch.float32),
     )
 

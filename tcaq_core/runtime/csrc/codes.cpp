@@ -17,22 +17,31 @@ struct Grid {
   float inverse, zero_point, top;
 };
 
-// Sums over the pixels of one chunk, by channel, in double: no cancellation to fear.
-WIDEST void add_moments(const float* x, long pixels, long channels, long stride,
-                        const float* shift, double* sum, double* square) {
-  for (long p = 0; p < pixels; ++p, x += stride) {
-    if (shift == nullptr) {
-      for (long c = 0; c < channels; ++c) {
-        const double v = x[c];
-        sum[c] += v;
-        square[c] += v * v;
+constexpr long ROWS = 8;
+
+// Sums over the pixels of one chunk, by channel, of x - pivot and of its square: the
+// pivot, a pixel of the same image, keeps a large mean from swallowing the variance.
+// A few pixels are added in float, then their sums in double.
+WIDEST void add_moments(const float* x, long pixels, long channels, const float* pivot,
+                        double* sum, double* square) {
+  const long whole = pixels / ROWS * ROWS;
+  for (long p = 0; p < whole; p += ROWS, x += ROWS * channels) {
+    for (long c = 0; c < channels; ++c) {
+      float s = 0, q = 0;
+      for (long k = 0; k < ROWS; ++k) {
+        const float v = x[k * channels + c] - pivot[c];
+        s += v;
+        q += v * v;
       }
-    } else {
-      for (long c = 0; c < channels; ++c) {
-        const double v = x[c] + shift[c];
-        sum[c] += v;
-        square[c] += v * v;
-      }
+      sum[c] += s;
+      square[c] += q;
+    }
+  }
+  for (long p = whole; p < pixels; ++p, x += channels) {
+    for (long c = 0; c < channels; ++c) {
+      const double v = x[c] - pivot[c];
+      sum[c] += v;
+      square[c] += v * v;
     }
   }
 }
@@ -113,16 +122,22 @@ struct Source {
 // and with them every code, are the same for any number of threads and any batch.
 long chunks_of(long pixels) { return std::max(1L, std::min(8L, pixels / 32)); }
 
-// Mean and variance of every group -> y = v * scale + offset, by sample and channel.
-void fold_norm(long channels, long groups, long count, const double* sum,
-               const double* square, const float* gamma, const float* beta, float eps,
-               float* scale, float* offset) {
+// What one channel of a sample sums up to.
+struct Moments {
+  double mean, square;
+};
+
+// Mean and variance of every group -> y = v * scale + offset, for one sample.
+void fold_norm(long channels, long groups, const Moments* of, const float* gamma,
+               const float* beta, float eps, float* scale, float* offset) {
   const long size = channels / groups;
   for (long g = 0; g < groups; ++g) {
-    double s = 0, q = 0;
-    for (long c = g * size; c < (g + 1) * size; ++c) s += sum[c], q += square[c];
-    const double mean = s / (size * count);
-    const double variance = std::max(q / (size * count) - mean * mean, 0.0);
+    double mean = 0, variance = 0;
+    for (long c = g * size; c < (g + 1) * size; ++c) mean += of[c].mean / size;
+    for (long c = g * size; c < (g + 1) * size; ++c) {
+      const double off = of[c].mean - mean;
+      variance += (of[c].square + off * off) / size;
+    }
     const float rstd = static_cast<float>(1.0 / std::sqrt(variance + eps));
     for (long c = g * size; c < (g + 1) * size; ++c) {
       scale[c] = rstd * gamma[c];
@@ -148,7 +163,8 @@ void tcaq_norm_quantize(const float* a, long ca, const float* b, long cb, long s
   const Source sources[2] = {{a, ca, 0}, {b, cb, ca}};
   const int count = b == nullptr ? 1 : 2;
   const Grid grid{inverse, zero_point, top};
-  std::vector<double> moments(samples * chunks * channels * 2, 0.0);
+  std::vector<double> sums(samples * chunks * channels * 2, 0.0);
+  std::vector<Moments> moments(samples * channels);
   std::vector<float> scale(samples * channels), offset(samples * channels);
   auto first = [&](long k) { return pixels * k / chunks; };
 
@@ -157,21 +173,31 @@ void tcaq_norm_quantize(const float* a, long ca, const float* b, long cb, long s
 #pragma omp for schedule(static)
     for (long task = 0; task < samples * chunks; ++task) {
       const long n = task / chunks, from = first(task % chunks);
-      double* sum = &moments[task * channels * 2];
+      double* sum = &sums[task * channels * 2];
       for (int s = 0; s < count; ++s) {
         const Source& in = sources[s];
-        const float* moved = shift == nullptr ? nullptr : shift + n * channels + in.first;
-        add_moments(in.data + (n * pixels + from) * in.channels,
-                    first(task % chunks + 1) - from, in.channels, in.channels, moved,
-                    sum + in.first, sum + channels + in.first);
+        const float* image = in.data + n * pixels * in.channels;
+        add_moments(image + from * in.channels, first(task % chunks + 1) - from,
+                    in.channels, image, sum + in.first, sum + channels + in.first);
       }
     }
 #pragma omp for schedule(static)
     for (long n = 0; n < samples; ++n) {
-      double* sum = &moments[n * chunks * channels * 2];
+      double* sum = &sums[n * chunks * channels * 2];
       for (long k = 1; k < chunks; ++k)
         for (long c = 0; c < channels * 2; ++c) sum[c] += sum[k * channels * 2 + c];
-      fold_norm(channels, groups, pixels, sum, sum + channels, gamma, beta, eps,
+      for (int s = 0; s < count; ++s) {
+        const Source& in = sources[s];
+        for (long c = 0; c < in.channels; ++c) {
+          const long at = in.first + c;
+          const double mean = sum[at] / pixels;
+          const double pivot = in.data[n * pixels * in.channels + c];
+          const double moved = shift == nullptr ? 0.0 : shift[n * channels + at];
+          const double square = sum[channels + at] / pixels - mean * mean;
+          moments[n * channels + at] = {mean + pivot + moved, std::max(square, 0.0)};
+        }
+      }
+      fold_norm(channels, groups, &moments[n * channels], gamma, beta, eps,
                 &scale[n * channels], &offset[n * channels]);
     }
 #pragma omp for schedule(static)

@@ -1,7 +1,7 @@
 // Arithmetic shared by the loops: written so that the compiler makes vectors of it.
 //
-// It follows tcaq_core/functional.py operation for operation; -ffp-contract=off keeps
-// it so on every processor.
+// Codes follow tcaq_core/functional.py operation for operation: between rounding and
+// the products before it there is nothing that fused multiply-adds could change.
 #pragma once
 
 #include <algorithm>
