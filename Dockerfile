@@ -21,8 +21,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt '.[service]'
 
 FROM build AS build-worker
+# For what lies between the integer kernels (tcaq_core/runtime/csrc).
+RUN apt-get update -qq \
+    && apt-get install -qq -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[worker]'
+    pip install --constraint constraints.txt '.[worker,cuda]'
 
 FROM python:3.11-slim-bookworm AS base
 # A named volume mounted at /data takes over this owner.
