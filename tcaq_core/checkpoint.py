@@ -32,6 +32,7 @@ from tcaq_core.errors import CheckpointShapeMismatch, ModelUnsupported
 from tcaq_core.manifest import DenoiserConfig, Description, Manifest, check_schema
 from tcaq_core.model_folder import WEIGHTS_NAME
 from tcaq_core.recipe import Recipe
+from tcaq_core.runtime.grid_book import GridBook
 from tcaq_core.state import digest_of, load_state, state_of
 from tcaq_core.structure import structure_of
 from tcaq_core.temporal import cached_steps
@@ -61,7 +62,13 @@ def save(
     model: dict[str, Any],
     environment: dict[str, Any],
 ) -> Manifest:
-    """Write a quantized pipeline to a new folder and return its manifest."""
+    """Write a quantized pipeline to a new folder and return its manifest.
+
+    Raises:
+        ValueError: its denoiser executes on integer kernels, which hold no codes.
+    """
+    if any(isinstance(module, GridBook) for module in denoiser.unet.modules()):
+        raise ValueError("save a denoiser before it is compiled")
     folder.mkdir(parents=True, exist_ok=True)
     for name in (INDEX, SCHEDULER):
         (folder / PLACES[name]).write_bytes(pipeline.files[name].read_bytes())

@@ -3,9 +3,10 @@
 Products of whole codes are sums of products of codes minus 128 (what signed integer
 instructions multiply) plus sums of each operand's own codes, all exact in int32. Heads
 too shallow for that are multiplied in float32 on the same integers: below 2^24 a sum
-of them has no rounding either.
+of them has no rounding either. So are all of them where signed products saturate.
 """
 
+from functools import cache
 from typing import Final
 
 import torch
@@ -34,7 +35,8 @@ def attend(
 ) -> Float[Tensor, "N L C"]:
     """Return Q(softmax(scale * q k^T)) v, as `Kernels.attention`."""
     is_uniform = float(softmax.log_step) == 0
-    if operands[0].shape[-1] // heads < SHALLOW:
+    depth = operands[0].shape[-1] // heads
+    if depth < SHALLOW or not products_are_exact():
         return _in_floats(native, operands, grids, softmax, heads=heads, scale=scale)
     q, k, v = (native.center(codes, heads=heads) for codes in operands)
     scores = _scores(q, k, grids, scale=scale)
@@ -45,6 +47,21 @@ def attend(
         _whole(codes, grid, heads) for codes, grid in zip(operands, grids, strict=True)
     )
     return _joined(torch.matmul(values, centred) * grids[2].scale)
+
+
+@cache
+def products_are_exact() -> bool:
+    """Return whether this processor's signed products are exact, for all codes.
+
+    Without VNNI they are not, as in `cpu.is_exact`: whatever the weights have, codes
+    of attention operands have 8 bits.
+    """
+    largest = torch.full((64, 64), 127, dtype=torch.int8)
+    return all(
+        bool((torch._int_mm(largest, other) == 64 * 127 * value).all())  # noqa: SLF001
+        for value in (-128, 127)
+        for other in [torch.full((64, 64), value, dtype=torch.int8)]
+    )
 
 
 def _in_floats(

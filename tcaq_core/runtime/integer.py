@@ -5,16 +5,18 @@ user runs. Both read the same codes and grids, so that they agree: equal codes w
 their inputs are equal, and outputs within the rounding of float32 sums.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from threading import Lock
+from typing import Any, Final, Literal
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from tcaq_core.denoiser import QuantizedDenoiser
-from tcaq_core.difference import forget_trajectory
+from tcaq_core.difference import fresh_trajectory
 from tcaq_core.runtime.backend import NoKernels, fastest_kernels
 from tcaq_core.runtime.grid_book import GridBook
 from tcaq_core.runtime.integer_attention import IntegerAttention
@@ -25,6 +27,8 @@ from tcaq_core.runtime.integer_blocks import (
 )
 from tcaq_core.runtime.integer_layer import IntegerLayer, why_simulated
 from tcaq_core.runtime.kernels import Kernels
+
+GRID_BOOK: Final = "grid_book"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Execution:
     """Why this is not the fastest execution, where it is not."""
 
 
+@torch.inference_mode(False)  # a page written in that mode could not be turned outside
+@torch.no_grad()
 def compile_integer(
     denoiser: QuantizedDenoiser, *, kernels: Kernels | None = None
 ) -> Execution:
@@ -49,7 +55,12 @@ def compile_integer(
     Without `kernels` the fastest ones that are exact on the denoiser's device; where
     there are none it stays as it is, simulated, and `note` says why. For inference
     only. Its quantized layers are gone afterwards: save a checkpoint before.
+
+    Raises:
+        ValueError: it executes on integer kernels already.
     """
+    if hasattr(denoiser.unet, GRID_BOOK):
+        raise ValueError("a denoiser is compiled once")
     layers = dict(denoiser.quant_layers())
     reasons = {name: why_simulated(layer) for name, layer in layers.items()}
     simulated = {name: why for name, why in reasons.items() if why is not None}
@@ -70,7 +81,7 @@ def compile_integer(
     _replace(denoiser.unet, swap)
     _fuse(denoiser, book)
     denoiser.unet.to(memory_format=torch.channels_last)
-    denoiser.unet.add_module("grid_book", book)
+    denoiser.unet.add_module(GRID_BOOK, book)
     _follow_timestep(denoiser, book)
     return Execution("integer", kernels.name, len(chosen), simulated, note)
 
@@ -95,6 +106,7 @@ def _replace(root: nn.Module, swap: dict[nn.Module, nn.Module]) -> None:
 def _follow_timestep(denoiser: QuantizedDenoiser, book: GridBook) -> None:
     unet = denoiser.unet
     forward = unet.forward
+    running = Lock()
 
     @torch.no_grad()
     def at_timestep(
@@ -103,15 +115,28 @@ def _follow_timestep(denoiser: QuantizedDenoiser, book: GridBook) -> None:
         *args: Any,  # noqa: ANN401  (diffusers' signature)
         **kwargs: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
-        t = torch.as_tensor(timestep, device=sample.device).long().reshape(-1)
+        given = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        t = given.long()
         if t.numel() > 1 and bool((t != t[0]).any()):
-            forget_trajectory(unet)
-            return _one_by_one(at_timestep, sample, t, *args, **kwargs)
-        book.turn_to(t[:1])
+            with fresh_trajectory(unet):
+                return _one_by_one(at_timestep, sample, given, *args, **kwargs)
         sample = sample.contiguous(memory_format=torch.channels_last)
-        return forward(sample, timestep, *args, **kwargs)
+        with _alone(running):
+            book.turn_to(t[:1])
+            return forward(sample, timestep, *args, **kwargs)
 
     unet.forward = at_timestep
+
+
+@contextmanager
+def _alone(running: Lock) -> Iterator[None]:
+    # A second thread would turn the page under the first one's layers.
+    if not running.acquire(blocking=False):
+        raise RuntimeError("a denoiser runs one forward at a time")
+    try:
+        yield
+    finally:
+        running.release()
 
 
 def _one_by_one(
@@ -122,9 +147,11 @@ def _one_by_one(
     return_dict: bool = True,  # noqa: FBT001, FBT002  (diffusers' signature)
 ) -> UNet2DOutput | tuple[Tensor]:
     """Run the samples of each timestep together: a kernel has one grid at a time."""
-    out = torch.empty_like(sample)
-    for t in timesteps.unique():
-        at = timesteps == t
+    whole = timesteps.long()
+    groups = [(whole == t).nonzero().flatten() for t in whole.unique()]
+    parts = []
+    for at in groups:
         labels = None if class_labels is None else class_labels[at]
-        out[at] = forward(sample[at], t, labels, return_dict=False)[0]
+        parts += forward(sample[at], timesteps[at], labels, return_dict=False)
+    out = torch.cat(parts)[torch.cat(groups).argsort()]
     return UNet2DOutput(sample=out) if return_dict else (out,)

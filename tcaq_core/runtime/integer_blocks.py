@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from tcaq_core.runtime.integer_layer import IntegerLayer
+from tcaq_core.runtime.integer_layer import IntegerLayer, laid_out
 from tcaq_core.runtime.kernels import Norm, Sources
 
 
@@ -52,6 +52,7 @@ class IntegerResnet(nn.Module):
 
     def run(self, x: Sources, temb: Tensor | None) -> Float[Tensor, "N D H W"]:
         """Return the block's output for the concatenation of its sources."""
+        x = laid_out(x)
         hidden = self._activated(x, self.norm1, self.conv1, shift=None)
         shift = None
         if self.time_emb_proj is not None and temb is not None:

@@ -49,13 +49,13 @@ class IntegerLayer(nn.Module):
     def forward(self, x: Float[Tensor, "N *S"]) -> Float[Tensor, "N *R"]:
         """Return the layer's output for a float input."""
         if self.is_conv:
-            x = x.contiguous(memory_format=torch.channels_last)
             return self.run(self.quantize((x,)))
         rows = self.run(self.quantize((x.reshape(-1, x.shape[-1]),)))
         return rows.view(*x.shape[:-1], -1)
 
     def quantize(self, x: Sources, *, silu: bool = False) -> Codes:
         """Return the codes of the input that the sources stand for."""
+        x = laid_out(x)
         if len(self.parts) == 1:
             return (
                 self.kernels.quantize(
@@ -85,6 +85,22 @@ class IntegerLayer(nn.Module):
         if self.reciprocal is None:
             return (None,) * len(self.parts)
         return tuple(piece.contiguous() for piece in self.reciprocal.split(self.parts))
+
+
+def laid_out(x: Sources) -> Sources:
+    """Return sources as the kernels read them: rows, or channels-last images.
+
+    diffusers' own code turns some of them round: images of a batch of 64 or more
+    before they are resized, the tokens of a single image before they are projected.
+    """
+    return tuple(
+        source.contiguous(
+            memory_format=torch.channels_last
+            if source.ndim == 4
+            else torch.contiguous_format
+        )
+        for source in x
+    )
 
 
 def why_simulated(layer: QuantLayer) -> str | None:
@@ -121,7 +137,4 @@ def _pair(value: tuple[int, ...]) -> tuple[int, int]:
 
 def _split(x: Sources, parts: tuple[int, ...]) -> Sources:
     whole = x[0] if len(x) == 1 else torch.cat(x, dim=1)
-    layout = torch.channels_last if whole.ndim == 4 else torch.contiguous_format
-    return tuple(
-        piece.contiguous(memory_format=layout) for piece in whole.split(parts, dim=1)
-    )
+    return laid_out(whole.split(parts, dim=1))
