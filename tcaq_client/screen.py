@@ -95,7 +95,8 @@ def eta_text(job: Job) -> str:
 def result_lines(job: Job) -> list[str]:
     """Return what a finished job's checkpoint executes on, and how fast; or nothing."""
     result = job.result or {}
-    if "execution" not in result:
+    # Null where the worker could not find out.
+    if result.get("execution") is None:
         return []
     kernels = result["execution_details"]["kernels"]
     lines = [f"runs {result['execution']} ({kernels}) on its worker"]

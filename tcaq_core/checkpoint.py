@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import torch
 from diffusers import DDIMPipeline, UNet2DModel
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -148,7 +147,7 @@ def read_manifest(folder: Path) -> Manifest:
         data = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
         check_schema(data, what="The checkpoint")
         return Manifest.model_validate(data)
-    except (OSError, ValueError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ModelUnsupported(
             f"{folder.name} has no readable manifest.json.",
             hint="A checkpoint is the folder that a quantize job produced.",

@@ -17,6 +17,8 @@ ONNX = "model.onnx"
 MEDIA_TYPE = "application/octet-stream"
 # Slow to import, and not needed otherwise.
 EXPORTER = "tcaq_core.integrations.onnx"
+# torch imports the second one as late as it writes a file.
+NEEDED = (EXPORTER, "onnxscript")
 
 
 class QuantizeRequest(BaseModel, frozen=True):
@@ -34,7 +36,8 @@ def check_exporters(request: QuantizeRequest) -> None:
     if "onnx" not in request.exports:
         return
     try:
-        importlib.import_module(EXPORTER)
+        for name in NEEDED:
+            importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ExportFailed(
             f"This worker cannot write ONNX: {error.name} is not installed.",

@@ -26,6 +26,7 @@ from worker.context import Context
 from worker.exports import QuantizeRequest, check_exporters
 from worker.finish import finish
 from worker.journals import AttemptJournal
+from worker.memory import return_memory
 from worker.models import FetchedModel, fetch_model
 from worker.outcome import Progress, Succeeded
 
@@ -43,8 +44,7 @@ def quantize(
     """
     progress("fetch", 0, 1)
     recipe = Recipe.model_validate(job.recipe)
-    order = QuantizeRequest.model_validate(job.request)
-    check_exporters(order)
+    check_exporters(QuantizeRequest.model_validate(job.request))
     model = fetch_model(job.model, context.settings)
     environment = describe_environment(context.device)
     _describe(job, context, model, environment)
@@ -82,12 +82,13 @@ def quantize(
         report = quantized.report
         # What comes now loads models of its own.
         del pipeline, quantized
+        return_memory(context.device)
         _check_reload(folder, probe, context, progress)
         archive.pack(folder, packed)
         stored = context.store.put(packed, media_type=archive.MEDIA_TYPE)
         progress("verify", 1, 1)
         made = {"checkpoint": stored}
-        more = finish(folder, model.folder, order, context, progress)
+        more = finish(folder, model.folder, job, context, progress)
     made |= more.artifacts
     made |= _store_report(context, job, recipe, report | more.report)
     result = _result(made, manifest, probe) | more.result

@@ -1,5 +1,6 @@
 """Keep what was used last, drop what was not used for longest."""
 
+import gc
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -25,6 +26,8 @@ class Recent(Generic[T]):
             return self._values[name]
         while len(self._values) >= self._size:
             self._values.popitem(last=False)
+            # A quantized pipeline refers to itself: dropping it frees nothing yet.
+            gc.collect()
         value = load()
         self._values[name] = value
         return value

@@ -25,6 +25,7 @@ from worker.context import Context
 from worker.exports import QuantizeRequest
 from worker.heart import Heart, StopReason
 from worker.journals import AttemptJournal
+from worker.memory import return_memory
 from worker.outcome import Failed, Outcome, Stopped, Succeeded
 from worker.quantize import quantize
 from worker.sample import SampleRequest, sample
@@ -60,7 +61,7 @@ def run_job(job_id: UUID, context: Context) -> None:
     try:
         with heart:
             outcome = _work(job, context, heart, journal, log)
-            _return_memory(context.device)
+            return_memory(context.device)
     except SystemExit:
         _settle(job, context, heart, Stopped(gives_back=True), log)
         raise
@@ -69,12 +70,6 @@ def run_job(job_id: UUID, context: Context) -> None:
         return
     if _settle(job, context, heart, outcome, log):
         journal.close(outcome)
-
-
-def _return_memory(device: torch.device) -> None:
-    # torch keeps what a job used on the GPU; the other worker may need it.
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _stages_of(job: Job) -> Sequence[Stage]:

@@ -147,7 +147,8 @@ class JobRead(Tracked):
     result: Json | None
     """Hashes and sizes of what was made, the checks that the checkpoint passed, how it
     executes on the worker (`execution`, `simulated_ops`) and how fast compared with
-    its model in float32 and bfloat16 (`benchmark`); null until then."""
+    its model in float32 and bfloat16 (`benchmark`; `benchmark_error` where measuring
+    failed, which costs no checkpoint); null until then."""
     urls: JobUrls
 
 

@@ -23,26 +23,33 @@ class LateExecution:
         self._denoiser = denoiser
         self._kind = kind
         self._found: Execution | None = None
-        self._simulated = denoiser.unet.forward
-        denoiser.unet.forward = self._first
+        self._forward = denoiser.unet.forward
+        # It stays there: who wraps it, as accelerate does, wraps every call.
+        denoiser.unet.forward = self._run
 
     def begin(self) -> Execution:
         """Execute on the device that the model is on now; what was begun goes on."""
         if self._found is None:
             unet = self._denoiser.unet
-            unet.forward = self._simulated
-            self._found = (
-                compile_integer(self._denoiser)
-                if self._kind == "integer"
-                else _simulated(self._denoiser)
-            )
-            if self._found.kind == "integer":
-                _stay(self._denoiser, unet.device)
+            outermost, unet.forward = unet.forward, self._forward
+            try:
+                self._found = self._prepare()
+                self._forward = unet.forward
+            finally:
+                unet.forward = outermost
         return self._found
 
-    def _first(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def _prepare(self) -> Execution:
+        if self._kind == "simulated":
+            return _simulated(self._denoiser)
+        found = compile_integer(self._denoiser)
+        if found.kind == "integer":
+            _stay(self._denoiser, self._denoiser.unet.device)
+        return found
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         self.begin()
-        return self._denoiser.unet.forward(*args, **kwargs)
+        return self._forward(*args, **kwargs)
 
 
 def _stay(denoiser: QuantizedDenoiser, device: torch.device) -> None:

@@ -64,3 +64,8 @@ def test_nothing_is_promised_about_a_finished_job() -> None:
     done = Job.from_json({**running("daq", 41.8), "status": "succeeded"})
     assert screen.eta_text(done) == ""
     assert screen.stage_text(done) == "succeeded"
+
+
+def test_what_could_not_be_measured_is_not_printed() -> None:
+    result = {"execution": None, "execution_details": None, "benchmark": None}
+    assert screen.result_lines(Job.from_json(job("succeeded", result=result))) == []

@@ -187,6 +187,12 @@ def test_an_unknown_manifest_is_refused(
         checkpoint.load(tmp_path / "c", device=CPU)
 
 
+def test_a_manifest_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ModelUnsupported, match="no readable"):
+        checkpoint.load(tmp_path, device=CPU)
+
+
 def test_a_folder_that_is_no_checkpoint_is_refused(tiny_folder: Path) -> None:
     with pytest.raises(ModelUnsupported, match="manifest"):
         checkpoint.load(tiny_folder, device=CPU)

@@ -88,12 +88,13 @@ def test_an_export_that_fails_leaves_the_work_to_the_same_job_without_it(
     assert again.resumed_from == "modulate"
 
 
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
 def test_a_missing_package_is_noticed_before_the_work(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     for name in [name for name in sys.modules if name.startswith(EXPORTER)]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, package, None)
     check_exporters(QuantizeRequest())
-    with pytest.raises(ExportFailed, match="onnx"):
+    with pytest.raises(ExportFailed, match=f"{package} is not installed"):
         check_exporters(QuantizeRequest(exports=("safetensors", "onnx")))

@@ -1,4 +1,5 @@
 import json
+import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from jobs import repository
 from jobs.models import Job
 from jobs.status import JobStatus
 from tcaq_core import checkpoint
+from tcaq_core.denoiser import QuantizedDenoiser
+from tcaq_core.diffusion import Pipeline
 from tcaq_core.errors import ExportFailed, Interrupted
 from tcaq_core.evaluation.speed import Benchmark
 from tcaq_core.report import LayerReport
 from tcaq_core.runtime.integer import compile_integer
 from tests.factories import make_job, make_recipe
 from tests.worker.conftest import Finished
+from worker import quantize
 from worker.archive import unpack
 from worker.clock import utc_now
 from worker.context import Context
@@ -136,6 +140,25 @@ def test_a_worker_without_time_for_it_still_says_what_executes(
     assert job.result["benchmark"] is None
     assert job.result["execution"] == finished.job.result["execution"]
     assert _report(finished.context, job)["benchmark"] is None
+
+
+def test_the_quantized_model_is_gone_before_others_are_loaded(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    probe = checkpoint.probe
+
+    def watch(pipeline: Pipeline, denoiser: QuantizedDenoiser) -> str:
+        seen.append(weakref.ref(pipeline.denoiser))
+        return probe(pipeline, denoiser)
+
+    def is_gone(*_: object) -> None:
+        assert [reference() for reference in seen] == [None]
+
+    monkeypatch.setattr(checkpoint, "probe", watch)
+    monkeypatch.setattr(quantize, "_check_reload", is_gone)
+    settings = finished.context.settings.model_copy(update={"benchmark_seconds": 0})
+    _run(replace(finished.context, settings=settings))
 
 
 def test_the_stored_checkpoint_gives_the_outputs_that_were_verified(

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 
 from worker.recent import Recent
@@ -28,3 +31,25 @@ def test_a_value_that_could_not_be_loaded_is_not_held() -> None:
     with pytest.raises(ZeroDivisionError):
         recent.get("a", lambda: str(1 // 0))
     assert recent.get("a", lambda: "A") == "A"
+
+
+class Network:
+    """Refers to itself, as a quantized network's forward does."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_is_dropped_is_gone_before_the_next_is_loaded() -> None:
+    recent = Recent[Network](1)
+    dropped = weakref.ref(recent.get("a", Network))
+
+    def load() -> Network:
+        assert dropped() is None
+        return Network()
+
+    gc.disable()
+    try:
+        recent.get("b", load)
+    finally:
+        gc.enable()

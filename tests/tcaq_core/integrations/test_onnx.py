@@ -112,6 +112,14 @@ def cached(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Expor
     return exported(tiny_folder, scratch, CACHED, weights=3, activations=5)
 
 
+def test_activations_that_are_not_quantized_stay_so_in_onnxruntime(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    made = exported(tiny_folder, tmp_path, PLAIN, weights=4, activations=16)
+    for found in (made.report.checked.plain, made.report.checked.optimized):
+        assert found.relative_error < 1e-5
+
+
 @pytest.mark.parametrize("name", ["plain", "everything", "cached"])
 def test_where_no_code_flips_the_file_is_the_denoiser_to_float_rounding(
     name: str, request: pytest.FixtureRequest
