@@ -14,6 +14,7 @@ from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
 from tcaq_core.runtime.cpu_attention import attend
+from tcaq_core.runtime.cpu_conv import OnednnConv
 from tcaq_core.runtime.eager import EagerKernels
 from tcaq_core.runtime.kernels import (
     Geometry,
@@ -32,12 +33,19 @@ _ops: Any = torch.ops.onednn
 
 @dataclass(frozen=True)
 class OnednnWeight(Packed):
-    """A weight in oneDNN's blocked layout."""
+    """A linear layer's weight in oneDNN's blocked layout."""
 
     weight: Any
     """An opaque tensor."""
     zero_points: Tensor
     """int32 zeros (D,): weights are codes minus zero point already."""
+
+
+@dataclass(frozen=True)
+class OnednnKernel(Packed):
+    """A convolution's weight."""
+
+    conv: OnednnConv
 
 
 class OnednnKernels(Kernels):
@@ -56,16 +64,14 @@ class OnednnKernels(Kernels):
         scale: Float[Tensor, "D"],
         *,
         geometry: Geometry | None,
-    ) -> OnednnWeight:
+    ) -> OnednnWeight | OnednnKernel:
         """Reorder a weight as oneDNN wants it."""
-        if geometry is None:
-            packed = _ops.qlinear_prepack(weight.contiguous(), None)
-        else:
-            laid_out = weight.contiguous(memory_format=torch.channels_last)
-            move = (geometry.stride, geometry.padding, geometry.dilation)
-            packed = _ops.qconv_prepack(laid_out, scale, 1.0, 0, *move, 1, None)
+        scale = scale.contiguous()
+        if geometry is not None:
+            return OnednnKernel(geometry, scale, OnednnConv(weight, scale, geometry))
         zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
-        return OnednnWeight(geometry, scale.contiguous(), packed, zeros)
+        packed = _ops.qlinear_prepack(weight.contiguous(), None)
+        return OnednnWeight(None, scale, packed, zeros)
 
     def conv(
         self,
@@ -77,20 +83,9 @@ class OnednnKernels(Kernels):
         add: Float[Tensor, "N D I J"] | None = None,
     ) -> Float[Tensor, "N D I J"]:
         """Return the convolution, as `Kernels.conv`."""
-        assert isinstance(packed, OnednnWeight) and packed.geometry  # noqa: S101, PT018
-        move = packed.geometry
-        out: Tensor = _ops.qconv2d_pointwise(
-            codes,
-            *_scalars(grid),
-            packed.weight,
-            packed.scale,
-            packed.zero_points,
-            bias,
-            move.stride,
-            move.padding,
-            move.dilation,
-            *(1, 1.0, 0, torch.float32, "none", [], ""),
-        )
+        assert isinstance(packed, OnednnKernel)  # noqa: S101
+        scale, zero_point = _scalars(grid)
+        out = packed.conv(codes, scale=scale, zero_point=zero_point, bias=bias)
         return out if add is None else out.add_(add)
 
     def linear(
@@ -171,20 +166,18 @@ def is_exact(*, top: int, peak: int) -> bool:
     ones do not fit. Asked of the kernels that will run, not of a list of processors.
     """
     kernels = OnednnKernels(None)
-    weight = torch.full((32, 64, 1, 1), -peak, dtype=torch.int8)
-    codes = torch.full((1, 64, 4, 4), top, dtype=torch.uint8)
-    codes = codes.contiguous(memory_format=torch.channels_last)
-    still = Geometry((1, 1), (0, 0), (1, 1))
     grid = Grid(torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), top)
-    ones = torch.ones(32)
-    by_conv = kernels.conv(codes, grid, kernels.pack(weight, ones, geometry=still))
-    by_linear = kernels.linear(
-        torch.full((16, 64), top, dtype=torch.uint8),
-        grid,
-        kernels.pack(weight.flatten(1), ones, geometry=None),
-    )
-    exact = -float(top * peak * 64)
-    return bool((by_conv == exact).all()) and bool((by_linear == exact).all())
+    ones, still = torch.ones(32), Geometry((1, 1), (0, 0), (1, 1))
+    weight = torch.full((32, 32, 3, 3), -peak, dtype=torch.int8)
+    exact = -float(top * peak * 32 * 9)
+    # A large and a small image: two kernels (cpu_conv.py); the small one's is linear's.
+    for side in (20, 4):
+        codes = torch.full((1, 32, side, side), top, dtype=torch.uint8)
+        codes = codes.contiguous(memory_format=torch.channels_last)
+        out = kernels.conv(codes, grid, kernels.pack(weight, ones, geometry=still))
+        if not bool((out == exact).all()):
+            return False
+    return True
 
 
 def _scalars(grid: Grid) -> tuple[float, int]:

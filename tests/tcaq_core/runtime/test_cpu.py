@@ -37,6 +37,7 @@ def weights(seed: int, *shape: int) -> Tensor:
     bits=BITS,
     kernel=st.sampled_from([(1, 1, 0), (3, 1, 1), (3, 2, 1), (3, 2, 0)]),
     channels=st.sampled_from([(3, 5), (16, 32), (33, 7)]),
+    size=st.sampled_from([(7, 6), (19, 20)]),
     zero=st.floats(0, 1),
     has_bias=st.booleans(),
     has_add=st.booleans(),
@@ -46,14 +47,15 @@ def test_a_convolution_is_the_exact_sum_rounded_once_or_twice(
     bits: tuple[int, int],
     kernel: tuple[int, int, int],
     channels: tuple[int, int],
+    size: tuple[int, int],
     zero: float,
     has_bias: bool,
     has_add: bool,
 ) -> None:
-    (_, top), (size, stride, padding) = bits, kernel
+    (_, top), (width, stride, padding) = bits, kernel
     inner, outer = channels
-    q = codes(1, top, 2, inner, 7, 6)
-    w = weights(2, outer, inner, size, size)
+    q = codes(1, top, 2, inner, *size)
+    w = weights(2, outer, inner, width, width)
     scale = torch.rand(outer) * 1e-3 + 1e-4
     at = grid(0.02, round(zero * top), top)
     onednn = OnednnKernels(load_native())
