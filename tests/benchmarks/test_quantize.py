@@ -32,7 +32,7 @@ def test_every_stage_has_a_row_with_its_time_and_its_peak(tmp_path: Path) -> Non
     document = json.loads(rows.read_text())
     found = document["rows"]
     assert [row["stage"] for row in found] == [
-        *("fetch", "calibrate", "fit_ranges", "par", "save", "verify", "benchmark")
+        *("fetch", "calibrate", "fit_ranges", "par", "save", "verify")
     ]
     for row in found:
         assert row["seconds"] >= 0

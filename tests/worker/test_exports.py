@@ -8,6 +8,7 @@ import pytest
 from jobs import repository
 from jobs.models import Job
 from jobs.status import JobStatus
+from tcaq_core import integrations
 from tcaq_core.errors import ExportFailed
 from tcaq_core.recipe import (
     CalibrationSpec,
@@ -94,6 +95,8 @@ def test_a_missing_package_is_noticed_before_the_work(
 ) -> None:
     for name in [name for name in sys.modules if name.startswith(EXPORTER)]:
         monkeypatch.delitem(sys.modules, name)
+        # `from package import module` reads the package's attribute.
+        monkeypatch.delattr(integrations, name.rpartition(".")[2], raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     check_exporters(QuantizeRequest())
     with pytest.raises(ExportFailed, match=f"{package} is not installed"):
