@@ -14,7 +14,8 @@ from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor
 
 from tcaq_core.runtime.kernels import Grid, SoftmaxGrid
-from tcaq_core.runtime.native import Centred, FloatScores, Native, Products
+from tcaq_core.runtime.native import Native
+from tcaq_core.runtime.products import Centred, FloatScores, Products
 
 SHALLOW: Final = 32
 """Channels of a head below which float32 is faster than one int8 call a head."""
