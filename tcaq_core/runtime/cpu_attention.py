@@ -44,9 +44,7 @@ def attend(
     if is_uniform:
         return native.rescale(_mixed(native, scores, v, grids[2], softmax))
     values = native.softmax_values(scores, softmax)
-    _, _, centred = (
-        _whole(codes, grid, heads) for codes, grid in zip(operands, grids, strict=True)
-    )
+    centred = _whole(operands[2], grids[2], heads)
     return _joined(torch.matmul(values, centred) * grids[2].scale)
 
 
