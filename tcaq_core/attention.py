@@ -4,6 +4,7 @@ A fused attention kernel never shows the post-softmax map, so the map that DAQ
 quantizes has to be computed here.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -33,7 +34,36 @@ class AttentionMix(nn.Module):
         return torch.matmul(self.softmax_quantizer(attention), v)
 
 
-class QuantAttention(nn.Module):
+class AttentionProcessor(nn.Module, ABC):
+    """A module that diffusers takes as the processor of an attention block."""
+
+    def __call__(
+        self,
+        attn: Any,  # noqa: ANN401  (diffusers' Attention, which has no types)
+        hidden_states: Float[Tensor, "N C H W"],
+        encoder_hidden_states: None = None,
+        attention_mask: None = None,
+        temb: Tensor | None = None,
+    ) -> Float[Tensor, "N C H W"]:
+        """Return `forward`; diffusers reads the accepted arguments off this name."""
+        out: Tensor = super().__call__(
+            attn, hidden_states, encoder_hidden_states, attention_mask, temb
+        )
+        return out
+
+    @abstractmethod
+    def forward(
+        self,
+        attn: Any,  # noqa: ANN401  (diffusers' Attention, which has no types)
+        hidden_states: Float[Tensor, "N C H W"],
+        encoder_hidden_states: None = None,
+        attention_mask: None = None,
+        temb: Tensor | None = None,
+    ) -> Float[Tensor, "N C H W"]:
+        """Return spatial self-attention, with the block's residual."""
+
+
+class QuantAttention(AttentionProcessor):
     """A diffusers attention processor: softmax(q k^T / sqrt(d)) v on grids.
 
     q, k and v have one uniform grid each, the softmax map one a timestep group. The
@@ -66,20 +96,6 @@ class QuantAttention(nn.Module):
     def softmax_quantizer(self) -> SoftmaxQuantizer:
         """The grid of the post-softmax map."""
         return self.mix.softmax_quantizer
-
-    def __call__(
-        self,
-        attn: Any,  # noqa: ANN401  (diffusers' Attention, which has no types)
-        hidden_states: Float[Tensor, "N C H W"],
-        encoder_hidden_states: None = None,
-        attention_mask: None = None,
-        temb: Tensor | None = None,
-    ) -> Float[Tensor, "N C H W"]:
-        """Return `forward`; diffusers reads the accepted arguments off this name."""
-        out: Tensor = super().__call__(
-            attn, hidden_states, encoder_hidden_states, attention_mask, temb
-        )
-        return out
 
     def forward(
         self,

@@ -31,7 +31,9 @@ def quantize(
     out: Annotated[
         Path | None, typer.Option(help="New or empty folder for the result.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Its name, or a .json file.")] = "tcaq",
+    recipe: Annotated[
+        str, typer.Option(help="Its name, or a .json file.")
+    ] = "standard",
     bits: Annotated[str, typer.Option(help="Weights and activations.")] = "W4A8",
     softmax_bits: Annotated[int, typer.Option(help="4 to 8.")] = 8,
     steps: Annotated[int, typer.Option(help="Of each calibration trajectory.")] = 20,

@@ -66,7 +66,7 @@ def quantize(
         ),
     )
     with TemporaryDirectory(prefix="quantize-", dir=context.scratch) as scratch:
-        folder, packed = Path(scratch) / "checkpoint", Path(scratch) / "checkpoint.tar"
+        folder, report = Path(scratch) / "checkpoint", quantized.report
         progress("save", 0, 1)
         manifest = checkpoint.save(
             folder,
@@ -79,20 +79,26 @@ def quantize(
         progress("save", 1, 1)
         progress("verify", 0, 1)
         probe = checkpoint.probe(pipeline, quantized.denoiser)
-        report = quantized.report
         # What comes now loads models of its own.
         del pipeline, quantized
         return_memory(context.device)
-        _check_reload(folder, probe, context, progress)
-        archive.pack(folder, packed)
-        stored = context.store.put(packed, media_type=archive.MEDIA_TYPE)
-        progress("verify", 1, 1)
-        made = {"checkpoint": stored}
+        made = {"checkpoint": _store_verified(folder, probe, context, progress)}
         more = finish(folder, model.folder, job, context, progress)
     made |= more.artifacts
     made |= _store_report(context, job, recipe, report | more.report)
     result = _result(made, manifest, probe) | more.result
     return Succeeded(result=result, artifacts=made)
+
+
+def _store_verified(
+    folder: Path, probe: str, context: Context, progress: Progress
+) -> StoredArtifact:
+    _check_reload(folder, probe, context, progress)
+    packed = folder.parent / "checkpoint.tar"
+    archive.pack(folder, packed)
+    stored = context.store.put(packed, media_type=archive.MEDIA_TYPE)
+    progress("verify", 1, 1)
+    return stored
 
 
 def _describe(

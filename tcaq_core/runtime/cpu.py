@@ -116,12 +116,11 @@ class OnednnKernels(Kernels):
         grid: Grid,
         *,
         reciprocal: Float[Tensor, "C"] | None = None,
-        silu: bool = False,
     ) -> UInt8[Tensor, "N C *S"]:
         """Return codes, as `Kernels.quantize`."""
         if self._native is None:
-            return self._eager.quantize(x, grid, reciprocal=reciprocal, silu=silu)
-        return self._native.quantize(x, grid, reciprocal=reciprocal, silu=silu)
+            return self._eager.quantize(x, grid, reciprocal=reciprocal)
+        return self._native.quantize(x, grid, reciprocal=reciprocal)
 
     def norm_quantize(
         self,

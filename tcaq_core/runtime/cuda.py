@@ -122,7 +122,6 @@ class TritonKernels(Kernels):
         grid: Grid,
         *,
         reciprocal: Float[Tensor, "C"] | None = None,
-        silu: bool = False,
     ) -> UInt8[Tensor, "..."]:
         """Return codes, as `Kernels.quantize`.
 
@@ -131,7 +130,7 @@ class TritonKernels(Kernels):
         """
         sources = _sources(x)
         out = _codes_like(sources)
-        write_codes(sources, out, grid, reciprocal=reciprocal, silu=silu)
+        write_codes(sources, out, grid, reciprocal=reciprocal)
         return out
 
     def norm_quantize(

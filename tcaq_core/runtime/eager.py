@@ -95,10 +95,9 @@ class EagerKernels(Kernels):
         grid: Grid,
         *,
         reciprocal: Float[Tensor, "C"] | None = None,
-        silu: bool = False,
     ) -> UInt8[Tensor, "N C *S"]:
         """Return codes, as `Kernels.quantize`."""
-        return _codes(_joined(x), grid, reciprocal=reciprocal, silu=silu)
+        return _codes(_joined(x), grid, reciprocal=reciprocal, silu=False)
 
     def norm_quantize(
         self,

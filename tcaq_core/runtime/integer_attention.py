@@ -7,7 +7,7 @@ from diffusers.models.attention_processor import Attention
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from tcaq_core.attention import QuantAttention
+from tcaq_core.attention import AttentionProcessor, QuantAttention
 from tcaq_core.quantizers import UniformQuantizer
 from tcaq_core.runtime.grid_book import GridBook
 from tcaq_core.runtime.integer_blocks import norm_of
@@ -17,7 +17,7 @@ from tcaq_core.runtime.kernels import Grid, Kernels
 OPERANDS = ("q", "k", "v")
 
 
-class IntegerAttention(nn.Module):
+class IntegerAttention(AttentionProcessor):
     """A diffusers attention processor: what `QuantAttention` computes, from codes."""
 
     def __init__(
@@ -53,20 +53,6 @@ class IntegerAttention(nn.Module):
                 for layer in (attn.to_q, attn.to_k, attn.to_v, attn.to_out[0])
             )
         )
-
-    def __call__(
-        self,
-        attn: Any,  # noqa: ANN401  (diffusers' Attention, which has no types)
-        hidden_states: Float[Tensor, "N C H W"],
-        encoder_hidden_states: None = None,
-        attention_mask: None = None,
-        temb: Tensor | None = None,
-    ) -> Float[Tensor, "N C H W"]:
-        """Return `forward`; diffusers reads the accepted arguments off this name."""
-        out: Tensor = super().__call__(
-            attn, hidden_states, encoder_hidden_states, attention_mask, temb
-        )
-        return out
 
     def forward(
         self,

@@ -53,20 +53,18 @@ class IntegerLayer(nn.Module):
         rows = self.run(self.quantize((x.reshape(-1, x.shape[-1]),)))
         return rows.view(*x.shape[:-1], -1)
 
-    def quantize(self, x: Sources, *, silu: bool = False) -> Codes:
+    def quantize(self, x: Sources) -> Codes:
         """Return the codes of the input that the sources stand for."""
         x = laid_out(x)
         if len(self.parts) == 1:
             return (
-                self.kernels.quantize(
-                    x, self.grids[0], reciprocal=self.reciprocal, silu=silu
-                ),
+                self.kernels.quantize(x, self.grids[0], reciprocal=self.reciprocal),
             )
         if tuple(source.shape[1] for source in x) != self.parts:
             x = _split(x, self.parts)
         factors = self._factors()
         return tuple(
-            self.kernels.quantize((piece,), grid, reciprocal=factor, silu=silu)
+            self.kernels.quantize((piece,), grid, reciprocal=factor)
             for piece, grid, factor in zip(x, self.grids, factors, strict=True)
         )
 

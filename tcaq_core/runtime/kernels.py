@@ -125,9 +125,8 @@ class Kernels(ABC):
         grid: Grid,
         *,
         reciprocal: Float[Tensor, "C"] | None = None,
-        silu: bool = False,
     ) -> UInt8[Tensor, "N C *S"]:
-        """Return the codes of [silu](x) * reciprocal (1 / r of TCR) on one grid.
+        """Return the codes of x * reciprocal (1 / r of TCR) on one grid.
 
         Also takes one source of two dimensions (M, C).
         """

@@ -17,7 +17,7 @@ from torch import Tensor
 from tcaq_core.runtime.kernels import Grid, Norm, SoftmaxGrid, Sources
 from tcaq_core.runtime.products import Centred, FloatScores, Products
 
-ABI: Final = 2
+ABI: Final = 3
 MODULE: Final = "tcaq_core.runtime._native"
 
 _POINTER, _LONG, _FLOAT, _INT = (
@@ -34,7 +34,7 @@ _SIGNATURES: Final[dict[str, Sequence[type]]] = {
         *(*_CODE_GRID, _POINTER),
     ),
     "tcaq_quantize": (
-        *(_POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER, _INT),
+        *(_POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER),
         *(*_CODE_GRID, _POINTER),
     ),
     "tcaq_center": (_POINTER, *[_LONG] * 4, *[_POINTER] * 3),
@@ -107,7 +107,6 @@ class Native:
         grid: Grid,
         *,
         reciprocal: Float[Tensor, "C"] | None,
-        silu: bool,
     ) -> UInt8[Tensor, "N C *S"]:
         """Return codes, as `Kernels.quantize`, of one or two sources."""
         first, second = x if len(x) == 2 else (x[0], None)
@@ -125,7 +124,6 @@ class Native:
             other,
             first.numel() // channels,
             _pointer(reciprocal),
-            silu,
             *_constants(grid),
             out.data_ptr(),
         )

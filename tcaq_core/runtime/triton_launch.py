@@ -26,9 +26,8 @@ def write_codes(
     grid: Grid,
     *,
     reciprocal: Tensor | None,
-    silu: bool,
 ) -> None:
-    """Write the codes of [silu](x) * reciprocal, in triton_quantize.py's layout."""
+    """Write the codes of x * reciprocal, in triton_quantize.py's layout."""
     channels = out.shape[1]
     rows = out.numel() // channels
     span = min(SPAN, triton.next_power_of_2(channels))
@@ -39,7 +38,6 @@ def write_codes(
         reciprocal,
         *(grid.scale, grid.zero_point, grid.top),
         *(rows, x[0].shape[1], channels),
-        SILU=silu,
         ROWS=lines,
         CHANNELS=span,
         **EXACT,

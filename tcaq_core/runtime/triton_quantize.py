@@ -62,7 +62,6 @@ def plain_codes(
     rows,
     first_channels,
     channels,
-    SILU: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -72,5 +71,5 @@ def plain_codes(
     inside = (row < rows)[:, None] & (c < channels)[None, :]
     x = joined_tile(first, second, first_channels, channels, row, c, inside)
     store_codes(
-        x, out, reciprocal, scale, zero_point, top, channels, row, c, inside, SILU
+        x, out, reciprocal, scale, zero_point, top, channels, row, c, inside, False
     )

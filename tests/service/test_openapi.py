@@ -3,6 +3,7 @@ from typing import Any
 import jsonschema
 import pytest
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from service.schemas.problem import Problem
 from service.schemas.sample import SampleCreate
@@ -89,7 +90,10 @@ def test_every_reference_of_the_document_leads_somewhere(
 def test_the_examples_of_bodies_are_legal(document: dict[str, Any]) -> None:
     for model in (JobCreate, SampleCreate):
         (example,) = document["components"]["schemas"][model.__name__]["examples"]
-        model.model_validate(example)
+        body = model.model_validate(example).model_dump(mode="json")
+        assert example.keys() <= body.keys()
+        with pytest.raises(ValidationError):
+            model.model_validate(example | {"not_a_field": 1})
 
 
 def test_files_are_documented_with_their_ranges(document: dict[str, Any]) -> None:

@@ -81,14 +81,6 @@ WIDEST void codes_plain(const float* x, long p, long c, Affine by, Grid g, uint8
     write_codes<false, false, false, false>(x, p, c, by, g, out, stride);
 }
 
-WIDEST void codes_silu(const float* x, long p, long c, Affine by, Grid g, uint8_t* out,
-                       long stride) {
-  if (by.reciprocal != nullptr)
-    write_codes<false, false, true, true>(x, p, c, by, g, out, stride);
-  else
-    write_codes<false, false, true, false>(x, p, c, by, g, out, stride);
-}
-
 WIDEST void codes_norm(const float* x, long p, long c, Affine by, Grid g, uint8_t* out,
                        long stride) {
   if (by.shift != nullptr && by.reciprocal != nullptr)
@@ -151,7 +143,7 @@ void fold_norm(long channels, long groups, const Moments* of, const float* gamma
 extern "C" {
 
 // Raised with every change of a signature below; tcaq_core/runtime/native.py checks it.
-int tcaq_abi() { return 2; }
+int tcaq_abi() { return 3; }
 
 // x: (N, P, Ca) and, unless null, (N, P, Cb) -> codes (N, P, Ca + Cb).
 void tcaq_norm_quantize(const float* a, long ca, const float* b, long cb, long samples,
@@ -219,8 +211,8 @@ void tcaq_norm_quantize(const float* a, long ca, const float* b, long cb, long s
 
 // x: (M, Ca) and, unless null, (M, Cb) -> codes (M, Ca + Cb).
 void tcaq_quantize(const float* a, long ca, const float* b, long cb, long rows,
-                   const float* reciprocal, int silu, float inverse, float zero_point,
-                   float top, uint8_t* out) {
+                   const float* reciprocal, float inverse, float zero_point, float top,
+                   uint8_t* out) {
   const Grid grid{inverse, zero_point, top};
   const Source sources[2] = {{a, ca, 0}, {b, cb, ca}};
   const int count = b == nullptr ? 1 : 2;
@@ -233,9 +225,8 @@ void tcaq_quantize(const float* a, long ca, const float* b, long cb, long rows,
       const Source& in = sources[s];
       const Affine by{nullptr, nullptr, nullptr,
                       reciprocal == nullptr ? nullptr : reciprocal + in.first};
-      (silu ? codes_silu : codes_plain)(in.data + from * in.channels, size, in.channels,
-                                        by, grid, out + from * channels + in.first,
-                                        channels);
+      codes_plain(in.data + from * in.channels, size, in.channels, by, grid,
+                  out + from * channels + in.first, channels);
     }
   }
 }

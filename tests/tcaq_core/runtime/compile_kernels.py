@@ -32,19 +32,18 @@ POINTERS = {
 # These keep whatever address a table gives them.
 UNALIGNED = {"scale", "zero_point", "log_step", "map_scale", "eps", "top"}
 UNALIGNED |= {f"{o}_{part}" for o in "qkv" for part in ("scale", "zero")}
-TILE = {"SILU": True, "ROWS": 32}
 GROUPS = {"ROWS": 32, "GROUPS": 32, "SIZE": 4, "WHOLE": True}
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any]]] = {
     "plain_codes": (
         plain_codes,
         {"scale": "*fp32", "out": "*u8"},
-        {**TILE, "CHANNELS": 128},
+        {"ROWS": 32, "CHANNELS": 128},
     ),
     "group_moments": (group_moments, {}, GROUPS),
     "normalized_codes": (
         normalized_codes,
         {"scale": "*fp32", "out": "*u8", "weight": "*fp32", "eps": "fp32"},
-        {**TILE, **GROUPS, "CHUNKS": 32},
+        {"SILU": True, **GROUPS, "CHUNKS": 32},
     ),
     "int8_attention": (
         int8_attention,

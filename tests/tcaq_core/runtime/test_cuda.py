@@ -76,7 +76,7 @@ def test_no_kernel_reads_a_number_back(generator: torch.Generator) -> None:
         float(grid.scale)
     with _NoAnswers():
         still = Geometry((1, 1), (0, 0), (1, 1))
-        codes = TRITON.quantize((x,), grid, silu=True)
+        codes = TRITON.quantize((x,), grid)
         TRITON.conv(codes, grid, TRITON.pack(weight, ones, geometry=still))
         codes = TRITON.norm_quantize((x,), norm, grid, shift=ones[None])
         rows = codes.permute(0, 2, 3, 1).flatten(1, 2)
