@@ -10,6 +10,11 @@ TCAQError                      code                        retryable
 ├── OutOfMemory                out_of_memory               yes
 ├── ExportFailed               export_failed               no
 ├── ExecutionUnavailable       execution_unavailable       no
+├── EvaluationFailed           evaluation_failed           no
+├── ExtractorUnavailable       extractor_unavailable       no
+├── ReferenceUnusable          reference_unusable          no
+├── ImagesUnusable             images_unusable             no
+├── GuardViolated              guard_violated              no
 ├── ResumeRefused              resume_refused              yes
 └── Interrupted                cancelled                   no
 
@@ -85,6 +90,36 @@ class ExecutionUnavailable(TCAQError):
     """The execution that was asked for is not one that this machine can do."""
 
     code = "execution_unavailable"
+
+
+class EvaluationFailed(TCAQError):
+    """Images or features that no score can be computed from."""
+
+    code = "evaluation_failed"
+
+
+class ExtractorUnavailable(TCAQError):
+    """The feature network's weights are not here, or not the ones they claim to be."""
+
+    code = "extractor_unavailable"
+
+
+class ReferenceUnusable(TCAQError):
+    """No such reference statistics, or made for something else."""
+
+    code = "reference_unusable"
+
+
+class ImagesUnusable(TCAQError):
+    """A folder or an archive that reference statistics cannot be made of."""
+
+    code = "images_unusable"
+
+
+class GuardViolated(TCAQError):
+    """The quantized model is further from the original than the job allows."""
+
+    code = "guard_violated"
 
 
 class ResumeRefused(TCAQError):

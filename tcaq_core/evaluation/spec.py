@@ -1,0 +1,238 @@
+"""What a request may ask of an evaluation, and the plan that it becomes; torch-free."""
+
+import hashlib
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from tcaq_core.evaluation.protocols import (
+    INCEPTION,
+    INCEPTION_METRICS,
+    OTHER_NETWORK,
+    PAIRED_METRICS,
+    PROTOCOLS,
+    Data,
+    Metric,
+    Protocol,
+    Sampling,
+)
+from tcaq_core.evaluation.record import (
+    ExtractorDtype,
+    ExtractorInfo,
+    ReferenceUsed,
+)
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+MIN_IMAGES: Final = 2
+MAX_IMAGES: Final = 1_000_000
+
+
+class Evaluation(Data):
+    """The ``evaluation`` of a request: a protocol's name is all that is required."""
+
+    protocol: Annotated[str, Field(min_length=1, max_length=64)] = "quick"
+    metrics: (
+        Annotated[tuple[Metric, ...], Field(min_length=1, max_length=16)] | None
+    ) = None
+    """By default the protocol's, and the paired ones where a baseline is drawn."""
+    extractor: Name | None = None
+    """Another network than the protocol's; its name becomes part of the score's."""
+    extractor_dtype: ExtractorDtype = "float32"
+    """``bfloat16`` is faster and moves the score (docs/evaluation.md)."""
+    reference: Name | None = None
+    """Other reference statistics than the protocol's."""
+    num_images: Annotated[int, Field(ge=MIN_IMAGES, le=MAX_IMAGES)] | None = None
+    num_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    """Image i is drawn from seed + i."""
+    baseline: bool = True
+    """Whether the full-precision model is scored with the same seeds, too."""
+    paired_images: Annotated[int, Field(ge=2, le=10_000)] = 256
+    """How many images, from the first, the paired metrics compare; at most all."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 50
+    """Images drawn at once, by every worker alike: simulated execution rounds
+    differently in another batch."""
+    shard_images: Annotated[int, Field(ge=1, le=10_000)] = 250
+    """Images in one claimable piece of the work."""
+    keep_images: bool = False
+    """Whether every image is stored: PNGs, in one tar a shard."""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> "Evaluation":
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(
+                f"there is no protocol of that name; known: {list(PROTOCOLS)}"
+            )
+        wanted = set(self.wanted)
+        network = self.extractor or PROTOCOLS[self.protocol].extractor
+        if network != INCEPTION and (misnamed := sorted(wanted & INCEPTION_METRICS)):
+            better = [OTHER_NETWORK[name] for name in misnamed]
+            raise ValueError(
+                f"{misnamed} mean the {INCEPTION} network; on {network} ask for "
+                f"{better}"
+            )
+        if network == INCEPTION and (
+            odd := sorted(wanted & set(OTHER_NETWORK.values()))
+        ):
+            raise ValueError(f"{odd} are the names on another network than {INCEPTION}")
+        if not self.baseline and (paired := sorted(wanted & PAIRED_METRICS)):
+            raise ValueError(f"{paired} compare with the baseline: set baseline true")
+        return self
+
+    @property
+    def wanted(self) -> tuple[Metric, ...]:
+        """The metrics that are computed, in order."""
+        if self.metrics is not None:
+            return tuple(dict.fromkeys(self.metrics))
+        protocol = PROTOCOLS[self.protocol]
+        own = protocol.metrics
+        if self.extractor not in (None, INCEPTION):
+            own = tuple(OTHER_NETWORK.get(name, name) for name in own)  # type: ignore[misc] # both are Metrics
+        elif self.extractor == INCEPTION and protocol.extractor != INCEPTION:
+            back = {other: name for name, other in OTHER_NETWORK.items()}
+            own = tuple(back.get(name, name) for name in own)  # type: ignore[misc] # both are Metrics
+        paired: tuple[Metric, ...] = ("psnr_db", "ssim", "feature_distance")
+        if self.baseline:
+            return tuple(dict.fromkeys((*own, *paired)))
+        return tuple(name for name in own if name not in PAIRED_METRICS)
+
+    @property
+    def network(self) -> str | None:
+        """Name of the extractor; None: no metric needs one."""
+        if set(self.wanted) <= {"psnr_db", "ssim"}:
+            return None
+        return self.extractor or PROTOCOLS[self.protocol].extractor
+
+    @property
+    def compared_with(self) -> str | None:
+        """Name of the reference statistics; None: no metric needs them.
+
+        Raises:
+            ValueError: a metric needs them, and neither request nor protocol names any.
+        """
+        if set(self.wanted) <= PAIRED_METRICS | {"is", "cs"}:
+            return None
+        found = self.reference or PROTOCOLS[self.protocol].reference
+        if found is None:
+            raise ValueError("name the reference statistics to compare with")
+        return found
+
+
+class EvaluationPlan(Data):
+    """An evaluation with every default written out and every file named by its hash."""
+
+    protocol: str
+    changed: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    sampling: Sampling
+    image_size: int | None
+    num_images: int
+    seed: int
+    baseline: bool
+    paired_images: int
+    batch_size: int
+    shard_images: int
+    keep_images: bool
+    extractor: ExtractorInfo | None
+    reference: ReferenceUsed | None
+
+    @property
+    def num_shards(self) -> int:
+        """How many claimable pieces each subject's images come in."""
+        return -(-self.num_images // self.shard_images)
+
+    def images_of(self, shard: int) -> range:
+        """Return the indices of a shard's images."""
+        start = shard * self.shard_images
+        return range(start, min(start + self.shard_images, self.num_images))
+
+    def digest(self) -> str:
+        """Return ``sha256:<hex>`` of the canonical JSON."""
+        return f"sha256:{hashlib.sha256(self.model_dump_json().encode()).hexdigest()}"
+
+
+def resolve_evaluation(
+    asked: Evaluation,
+    *,
+    extractor: ExtractorInfo | None,
+    reference: ReferenceUsed | None,
+) -> EvaluationPlan:
+    """Return the plan of a request, given the files that its names stand for.
+
+    The caller has looked up `asked.network` and `asked.compared_with`;
+    `check_plan` says whether they fit together.
+    """
+    protocol = PROTOCOLS[asked.protocol]
+    num_images = asked.num_images or protocol.num_images
+    sampling = protocol.sampling
+    if asked.num_steps is not None:
+        sampling = sampling.model_copy(update={"num_steps": asked.num_steps})
+    return EvaluationPlan(
+        protocol=protocol.name,
+        changed=_changed(asked, protocol, extractor),
+        metrics=asked.wanted,
+        sampling=sampling,
+        image_size=protocol.image_size,
+        num_images=num_images,
+        seed=asked.seed,
+        baseline=asked.baseline,
+        paired_images=min(asked.paired_images, num_images),
+        batch_size=asked.batch_size,
+        shard_images=asked.shard_images,
+        keep_images=asked.keep_images,
+        extractor=extractor,
+        reference=reference,
+    )
+
+
+def _changed(
+    asked: Evaluation, protocol: Protocol, extractor: ExtractorInfo | None
+) -> tuple[str, ...]:
+    pairs: dict[str, tuple[Any, Any]] = {
+        "num_images": (asked.num_images, protocol.num_images),
+        "num_steps": (asked.num_steps, protocol.sampling.num_steps),
+        "extractor": (asked.extractor, protocol.extractor),
+        "reference": (asked.reference, protocol.reference),
+    }
+    found = [
+        name
+        for name, (given, usual) in pairs.items()
+        if given is not None and given != usual
+    ]
+    if extractor is not None and extractor.dtype != "float32":
+        found.append("extractor_dtype")
+    return tuple(found)
+
+
+class Guards(Data):
+    """What a quantization must not cost, and what is done when it does."""
+
+    max_fid_increase: Annotated[float, Field(ge=0)] | None = None
+    """Over the baseline's FID; needs ``fid`` in the evaluation's metrics."""
+    max_fd_increase: Annotated[float, Field(ge=0)] | None = None
+    """The same for ``fd``, the Frechet distance on another network."""
+    min_psnr_db: Annotated[float, Field(ge=0)] | None = None
+    """Of the images against the full-precision model's of the same noise."""
+    on_violation: Literal["fail", "raise_bits", "skip_layers"] = "fail"
+    """``raise_bits``: the layers that the report calls worst get more bits;
+    ``skip_layers``: they stay in full precision; in at most `max_rounds` rounds."""
+    max_rounds: Annotated[int, Field(ge=1, le=8)] = 3
+
+    @model_validator(mode="after")
+    def _guards_something(self) -> "Guards":
+        limits = (self.max_fid_increase, self.max_fd_increase, self.min_psnr_db)
+        if all(limit is None for limit in limits):
+            raise ValueError(
+                "name a limit: max_fid_increase, max_fd_increase or min_psnr_db"
+            )
+        return self
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The metrics without which the limits cannot be checked."""
+        limits = {
+            "fid": self.max_fid_increase,
+            "fd": self.max_fd_increase,
+            "psnr_db": self.min_psnr_db,
+        }
+        return frozenset(name for name, limit in limits.items() if limit is not None)
