@@ -17,6 +17,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tcaq_core.quad_schedule import QuadDDIMScheduler
 from tcaq_core.timesteps import TimestepCursor
 
 
@@ -88,9 +89,7 @@ def noise_share(
     already: sqrt(max(0, sigma^2 - (c residual_std)^2)) / sigma. At eta 0 nothing is
     injected and 1 comes back.
     """
-    previous = timestep - (
-        scheduler.config.num_train_timesteps // scheduler.num_inference_steps
-    )
+    previous = _previous(scheduler, timestep)
     alphas = scheduler.alphas_cumprod.double()
     a_t = float(alphas[timestep])
     a_prev = float(alphas[previous] if previous >= 0 else scheduler.final_alpha_cumprod)
@@ -100,6 +99,13 @@ def noise_share(
     direction = max(0.0, 1 - a_prev - variance) ** 0.5
     c = direction - (a_prev * (1 - a_t) / a_t) ** 0.5
     return float(max(0.0, 1 - (c * residual_std) ** 2 / variance) ** 0.5)
+
+
+def _previous(scheduler: DDIMScheduler, timestep: int) -> int:
+    if isinstance(scheduler, QuadDDIMScheduler):
+        return scheduler.previous_timestep(timestep)
+    step = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    return int(timestep - step)
 
 
 @contextmanager
