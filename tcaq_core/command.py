@@ -1,14 +1,14 @@
 """``tcaq quantize``: quantize a diffusers folder on this machine, without a server."""
 
 import re
-import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn
+from typing import Annotated, Final, Literal
 
 import torch
 import typer
 from pydantic import ValidationError
 
+from tcaq_core.command_line import Lines, device_of, refuse
 from tcaq_core.errors import OutOfMemory, TCAQError
 from tcaq_core.estimate import MULTIPLICATIONS_PER_SECOND, Estimate, estimate
 from tcaq_core.folder_job import (
@@ -22,7 +22,6 @@ from tcaq_core.folder_job import (
 from tcaq_core.recipe import PRESETS, Method, Recipe
 
 MEGABYTE: Final = 1e6
-EXIT_REFUSED: Final = 1
 
 
 def quantize(
@@ -68,8 +67,8 @@ def quantize(
             model,
             out,
             resolved,
-            device=_device(device),
-            progress=_Lines(),
+            device=device_of(device),
+            progress=Lines(),
             benchmark_seconds=benchmark_seconds,
             has_onnx=export == "onnx",
         )
@@ -77,25 +76,11 @@ def quantize(
         detail = "It exists already, and not as an empty folder."
         raise typer.BadParameter(detail, param_hint="--out") from error
     except TCAQError as error:
-        _refuse(error)
+        refuse(error)
     except (MemoryError, torch.OutOfMemoryError):
         hint = "Lower --samples, or the recipe's batch_size and num_inputs."
-        _refuse(OutOfMemory("There is no room for the next step.", hint=hint))
+        refuse(OutOfMemory("There is no room for the next step.", hint=hint))
     _say_result(out, result)
-
-
-class _Lines:
-    """One line on stderr for each new stage and every tenth of it."""
-
-    def __init__(self) -> None:
-        self._last: tuple[str, int] | None = None
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = (stage, 10 * done // max(total, 1))
-        if now != self._last:
-            self._last = now
-            sys.stderr.write(f"{stage} {done}/{total}\n")
-            sys.stderr.flush()
 
 
 def _recipe(
@@ -134,21 +119,6 @@ def _method(name: str, weight_bits: int, activation_bits: int) -> Method:
         return Method.model_validate_json(Path(name).read_text(encoding="utf-8"))
     except OSError as error:
         raise typer.BadParameter(f"{error}", param_hint="--recipe") from error
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        detail = str(error).splitlines()[0]
-        raise typer.BadParameter(detail, param_hint="--device") from error
-    return device
-
-
-def _refuse(error: TCAQError) -> NoReturn:
-    typer.echo(f"error: {error.detail} ({error.code})\n  hint: {error.hint}", err=True)
-    raise typer.Exit(EXIT_REFUSED)
 
 
 def _say_estimate(found: Estimate) -> None:

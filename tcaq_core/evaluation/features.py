@@ -1,7 +1,7 @@
 """What an extractor gives for images: the one currency of every metric."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -21,6 +21,7 @@ class Features:
     """IS; None: the network has none."""
 
 
+@runtime_checkable
 class Extractor(Protocol):
     """A network that turns uint8 images into features."""
 

@@ -34,6 +34,10 @@ INCEPTION_METRICS: Final = frozenset({"fid", "sfid", "is", "kid"})
 OTHER_NETWORK: Final = {"fid": "fd", "sfid": "sfd", "is": "cs", "kid": "kd"}
 """The same mathematics on another network's features: Frechet distance, spatial
 Frechet distance, classifier score, kernel distance."""
+PIXEL_METRICS: Final = frozenset({"psnr_db", "ssim"})
+"""Those that need no network."""
+SPATIAL_METRICS: Final = frozenset({"sfid", "sfd"})
+LOGIT_METRICS: Final = frozenset({"is", "cs"})
 PAIRED_METRICS: Final = frozenset({"psnr_db", "ssim", "feature_distance"})
 """Against the full-precision model's images of the same noise."""
 

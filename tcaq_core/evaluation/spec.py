@@ -1,16 +1,21 @@
 """What a request may ask of an evaluation, and the plan that it becomes; torch-free."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from tcaq_core.evaluation.protocols import (
     INCEPTION,
     INCEPTION_METRICS,
+    LOGIT_METRICS,
     OTHER_NETWORK,
     PAIRED_METRICS,
+    PIXEL_METRICS,
     PROTOCOLS,
+    SPATIAL_METRICS,
     Data,
     Metric,
     Protocol,
@@ -25,12 +30,27 @@ from tcaq_core.evaluation.record import (
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 MIN_IMAGES: Final = 2
 MAX_IMAGES: Final = 1_000_000
+MAX_SHARDS: Final = 20_000
+"""Each is a row that workers claim, and a file."""
+
+
+def _known_protocol(name: str) -> str:
+    if name not in PROTOCOLS:
+        raise ValueError(f"there is no protocol of that name; known: {list(PROTOCOLS)}")
+    return name
+
+
+ProtocolName = Annotated[
+    str,
+    AfterValidator(_known_protocol),
+    WithJsonSchema({"type": "string", "enum": list(PROTOCOLS)}),
+]
 
 
 class Evaluation(Data):
     """The ``evaluation`` of a request: a protocol's name is all that is required."""
 
-    protocol: Annotated[str, Field(min_length=1, max_length=64)] = "quick"
+    protocol: ProtocolName = "quick"
     metrics: (
         Annotated[tuple[Metric, ...], Field(min_length=1, max_length=16)] | None
     ) = None
@@ -58,11 +78,7 @@ class Evaluation(Data):
     """Whether every image is stored: PNGs, in one tar a shard."""
 
     @model_validator(mode="after")
-    def _is_known(self) -> "Evaluation":
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(
-                f"there is no protocol of that name; known: {list(PROTOCOLS)}"
-            )
+    def _fits_together(self) -> "Evaluation":
         wanted = set(self.wanted)
         network = self.extractor or PROTOCOLS[self.protocol].extractor
         if network != INCEPTION and (misnamed := sorted(wanted & INCEPTION_METRICS)):
@@ -75,6 +91,12 @@ class Evaluation(Data):
             odd := sorted(wanted & set(OTHER_NETWORK.values()))
         ):
             raise ValueError(f"{odd} are the names on another network than {INCEPTION}")
+        num_images = self.num_images or PROTOCOLS[self.protocol].num_images
+        if num_images > MAX_SHARDS * self.shard_images:
+            raise ValueError(
+                f"{num_images} images in shards of {self.shard_images} are more than "
+                f"{MAX_SHARDS} shards: raise shard_images"
+            )
         if not self.baseline and (paired := sorted(wanted & PAIRED_METRICS)):
             raise ValueError(f"{paired} compare with the baseline: set baseline true")
         return self
@@ -99,7 +121,7 @@ class Evaluation(Data):
     @property
     def network(self) -> str | None:
         """Name of the extractor; None: no metric needs one."""
-        if set(self.wanted) <= {"psnr_db", "ssim"}:
+        if set(self.wanted) <= PIXEL_METRICS:
             return None
         return self.extractor or PROTOCOLS[self.protocol].extractor
 
@@ -110,7 +132,7 @@ class Evaluation(Data):
         Raises:
             ValueError: a metric needs them, and neither request nor protocol names any.
         """
-        if set(self.wanted) <= PAIRED_METRICS | {"is", "cs"}:
+        if set(self.wanted) <= PAIRED_METRICS | LOGIT_METRICS:
             return None
         found = self.reference or PROTOCOLS[self.protocol].reference
         if found is None:
@@ -149,6 +171,42 @@ class EvaluationPlan(Data):
     def digest(self) -> str:
         """Return ``sha256:<hex>`` of the canonical JSON."""
         return f"sha256:{hashlib.sha256(self.model_dump_json().encode()).hexdigest()}"
+
+    def decides_shards(self) -> dict[str, Any]:
+        """Return, as JSON, what decides the bytes of a subject's shards, and no more.
+
+        Two evaluations that differ in anything else share them: another reference,
+        another metric of the same features.
+        """
+        kept = {
+            "sampling",
+            "num_images",
+            "seed",
+            "batch_size",
+            "shard_images",
+            "keep_images",
+            "extractor",
+        }
+        wanted = set(self.metrics)
+        return self.model_dump(mode="json", include=kept) | {
+            "paired_images": self.paired_images if self.baseline else 0,
+            "spatial": bool(wanted & SPATIAL_METRICS),
+            "logits": bool(wanted & LOGIT_METRICS),
+        }
+
+    def shard_set_digest(
+        self, subject: Mapping[str, Any], environment_digest: str
+    ) -> str:
+        """Return the hex SHA-256 that names a subject's shards: of all they depend on.
+
+        `subject` names the model or checkpoint by its hashes.
+        """
+        parts = {
+            "subject": dict(subject),
+            "plan": self.decides_shards(),
+            "environment": environment_digest,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def resolve_evaluation(
