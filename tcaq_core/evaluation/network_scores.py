@@ -1,0 +1,118 @@
+"""Scores over each image's features or logits: kernel distance, classes, manifolds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from tcaq_core.evaluation.classifier_score import ClassifierSums, merge_sums
+from tcaq_core.evaluation.jackknife import (
+    Replicates,
+    consecutive_groups,
+    jackknife_interval,
+    mean_interval,
+    student_t_quantile,
+)
+from tcaq_core.evaluation.kernel_distance import RowStore, kernel_distance
+from tcaq_core.evaluation.measured import Measured
+from tcaq_core.evaluation.precision_recall import precision_recall
+from tcaq_core.evaluation.record import Interval
+from tcaq_core.evaluation.shard import LOGITS, Subject
+from tcaq_core.evaluation.spec import EvaluationPlan
+
+MANIFOLD_GROUPS: Final = 10
+MOST_DISTANCES: Final = 25_000_000
+"""Pairs of images up to which a manifold is computed again without each group."""
+
+Tick = Callable[[], None]
+"""Called between pieces of the work; what it raises ends it."""
+
+
+def kernel(generated: RowStore, reference: RowStore, *, tick: Tick) -> Measured:
+    """Return the kernel distance (KID), the mean over subsets.
+
+    Subsets overlap: of n images, only n / m of m are independent. The interval is
+    Student's t with the spread of the subsets over that many.
+    """
+    found = kernel_distance(generated, reference, tick=tick)
+    independent = len(generated) // found.subset_size
+    if independent < 2:
+        note = "No interval: fewer images than two subsets."
+        return Measured(found.mean, None, notes=(note,))
+    error = student_t_quantile(independent - 1) * found.std / independent**0.5
+    interval = Interval(
+        low=found.mean - error,
+        high=found.mean + error,
+        method=f"Student t over {independent} independent subsets of "
+        f"{found.subset_size}",
+    )
+    return Measured(found.mean, interval)
+
+
+def classifier(images: Subject, plan: EvaluationPlan) -> Measured:
+    """Return the classifier score (IS), the mean over ten splits."""
+    found = merge_sums(
+        ClassifierSums.of(
+            images.tensor(number, LOGITS),
+            first=plan.images_of(number).start,
+            num_images=plan.num_images,
+        )
+        for number in range(plan.num_shards)
+    ).score()
+    splits = torch.tensor(found.splits, dtype=torch.float64)
+    return Measured(found.mean, mean_interval(splits))
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """Improved precision and recall: they come together."""
+
+    precision: Measured
+    recall: Measured
+
+
+def manifold(generated: RowStore, reference: RowStore, *, tick: Tick) -> Manifold:
+    """Return improved precision and recall, jackknifed where that is affordable."""
+    whole = precision_recall(generated, reference, tick=tick)
+    if len(generated) * max(len(reference), len(generated)) > MOST_DISTANCES:
+        note = "No interval: the manifold would have to be computed ten times more."
+        precision, recall = (
+            Measured(value, None, notes=(note,))
+            for value in (whole.precision, whole.recall)
+        )
+        return Manifold(precision, recall)
+    groups = consecutive_groups(len(generated), max_groups=MANIFOLD_GROUPS)
+    sizes = tuple(map(len, groups))
+    without = [
+        precision_recall(_Without(generated, group), reference, tick=tick)
+        for group in groups
+    ]
+    return Manifold(
+        _jackknifed(whole.precision, [one.precision for one in without], sizes),
+        _jackknifed(whole.recall, [one.recall for one in without], sizes),
+    )
+
+
+def _jackknifed(
+    value: float, without: Sequence[float], sizes: tuple[int, ...]
+) -> Measured:
+    replicates = Replicates(value, tuple(without), sizes)
+    return Measured(value, jackknife_interval(replicates), replicates)
+
+
+@dataclass(frozen=True)
+class _Without:
+    """All rows but those of a group."""
+
+    store: RowStore
+    group: range
+
+    def __len__(self) -> int:
+        return len(self.store) - len(self.group)
+
+    def rows(self, indices: Int64[Tensor, "M"]) -> Float32[Tensor, "M F"]:
+        skipped = torch.where(indices < self.group.start, 0, len(self.group))
+        return self.store.rows(indices + skipped)
