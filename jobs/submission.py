@@ -1,6 +1,6 @@
 """SQL of those who ask: submit, look up, list, cancel."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -74,15 +74,18 @@ def page(
     session: Session,
     *,
     limit: int,
-    kind: JobKind | None = None,
+    kinds: Collection[JobKind] | None = None,
     status: JobStatus | None = None,
     after: tuple[datetime, UUID] | None = None,
     newest_first: bool = True,
 ) -> Page:
-    """Return up to `limit` jobs that follow `after`, by creation time and id."""
+    """Return up to `limit` jobs that follow `after`, by creation time and id.
+
+    `kinds` and `status` narrow the listing; None: any.
+    """
     query = select(Job).limit(limit + 1)
-    if kind is not None:
-        query = query.where(Job.kind == kind)
+    if kinds is not None:
+        query = query.where(Job.kind.in_(kinds))
     if status is not None:
         query = query.where(Job.status == status)
     if newest_first:

@@ -15,7 +15,7 @@ Their statuses stand in problems.py, as those of every other error.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jobs.errors import JobError
 from jobs.models import Json
@@ -113,3 +113,17 @@ class FieldRejected(ServiceError):
         )
         super().__init__(cause.detail, hint=cause.hint, errors=(error,))
         self.cause = cause
+
+
+def refused(
+    pointer: str,
+    detail: str,
+    allowed: list[Any] | dict[str, int] | None = None,
+    *,
+    hint: str | None = None,
+) -> RequestInvalid:
+    """Return the refusal of one field's value."""
+    error = FieldError(
+        pointer=pointer, code="unsupported_value", detail=detail, allowed=allowed
+    )
+    return RequestInvalid(f"{pointer}: {detail}", hint=hint, errors=(error,))

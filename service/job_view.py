@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from jobs.ids import public_id
-from jobs.models import Job, Json
+from jobs.models import Job, JobKind, Json
 from jobs.status import JobStatus, is_terminal
 from service import eta
+from service.job_result import artifact_url, metrics_of, urls_of
 from service.schemas.job import (
     Attempt,
     Failure,
     JobRead,
-    JobUrls,
     ModelUsed,
     Progress,
     Queue,
@@ -28,29 +28,21 @@ from service.schemas.sample import Image, SampleRead, SampleUrls
 
 def job_object(job: Job, *, ahead: int | None = None) -> JobRead:
     """Return the job object; `ahead` is the number of queued jobs before it."""
-    job_id = public_id(job.kind, job.id)
-    self = f"/jobs/{job_id}"
-    succeeded = job.status == JobStatus.SUCCEEDED
-    result = job.result or {}
-    picture = result.get("report", {}).get("picture")
-    has_onnx = "onnx" in result.get("exports", {})
+    # Until then it is what another attempt would go on from.
+    result = job.result if job.status == JobStatus.SUCCEEDED else None
+    written = [] if job.kind == JobKind.EVALUATE else ["safetensors"]
     return JobRead(
         **_tracked(job, ahead),
         model=_model(job),
         recipe=job.recipe,
         recipe_digest=job.recipe_digest,
-        exports=job.request.get("exports", ["safetensors"]),
+        exports=job.request.get("exports", written),
+        evaluation=job.request.get("plan"),
+        guards=job.request.get("guards"),
         labels=job.labels,
-        metrics=_metrics(result),
-        result=job.result,
-        urls=JobUrls(
-            self=self,
-            cancel=f"{self}/cancel",
-            checkpoint=f"{self}/checkpoint" if succeeded else None,
-            report=f"{self}/report" if succeeded else None,
-            report_picture=artifact_url(picture["sha256"]) if picture else None,
-            onnx=f"{self}/onnx" if has_onnx else None,
-        ),
+        metrics=metrics_of(result or {}),
+        result=result,
+        urls=urls_of(job),
     )
 
 
@@ -77,11 +69,6 @@ def etag(job: Job, *, ahead: int | None) -> str:
     """Return a strong ETag: the row's version, and the place in the queue if any."""
     place = "" if ahead is None else f"-{ahead}"
     return f'"{job.version}{place}"'
-
-
-def artifact_url(sha256: str) -> str:
-    """Return where an artifact's bytes are."""
-    return f"/artifacts/{sha256}/content"
 
 
 def _tracked(job: Job, ahead: int | None) -> dict[str, Any]:
@@ -173,17 +160,6 @@ def _model(job: Job) -> ModelUsed:
         weights_sha256=known.get("weights_sha256"),
         num_parameters=known.get("num_parameters"),
     )
-
-
-def _metrics(result: Json) -> dict[str, float]:
-    """Return the numbers that were measured on a quantization's result."""
-    speedup = (result.get("benchmark") or {}).get("speedup", {})
-    found = {
-        "compression_ratio": result.get("compression_ratio"),
-        "max_abs_diff": result.get("verified", {}).get("max_abs_diff"),
-        **{f"speedup_{name}": value for name, value in speedup.items()},
-    }
-    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _image(image: Json) -> Image:

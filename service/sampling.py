@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import anyio
@@ -10,20 +10,17 @@ import anyio.to_thread
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import repository
-from jobs.errors import JobError, JobNotFound, JobNotReady
 from jobs.failures import failure
-from jobs.ids import parse_id, public_id
+from jobs.ids import public_id
 from jobs.models import Job, JobKind, Json
 from jobs.queue import ring
 from jobs.settings import Settings
-from jobs.status import JobStatus, is_terminal
+from jobs.status import is_terminal
 from service.deps import Resources
-from service.errors import FieldRejected, RequestInvalid
-from service.local_models import check_model
-from service.schemas.problem import FieldError
+from service.errors import refused
 from service.schemas.sample import SampleCreate
+from service.targets import check_target_model, model_of
 
-CHECKPOINT_MEDIA_TYPE: Final = "application/x-tar"
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 0.5
 
@@ -36,8 +33,7 @@ def submit_sample(resources: Resources, body: SampleCreate, *, now: datetime) ->
         FieldRejected: the target does not exist or is not finished.
     """
     _check_limits(body, resources.settings)
-    if body.target.model is not None:
-        check_model(body.target.model, resources.settings, pointer="/target/model")
+    check_target_model(body.target, resources.settings, execution=body.execution)
     with resources.sessions.begin() as session:
         job = repository.submit(
             session,
@@ -45,7 +41,7 @@ def submit_sample(resources: Resources, body: SampleCreate, *, now: datetime) ->
             # Without the two targets that were not given: exactly one key is left.
             request=body.model_dump(mode="json")
             | {"target": body.target.model_dump(exclude_none=True)},
-            model=_model_of(session, body),
+            model=model_of(session, body.target),
             recipe=None,
             max_attempts=resources.settings.max_attempts,
             now=now,
@@ -97,77 +93,12 @@ def failure_of(job: Job) -> Json:
 
 def _check_limits(body: SampleCreate, settings: Settings) -> None:
     if body.n > settings.max_images:
-        raise _refused(
+        raise refused(
             "/n",
             f"At most {settings.max_images} images in one sample.",
             {"minimum": 1, "maximum": settings.max_images},
         )
     if body.compare_to is not None and body.target.model is not None:
-        raise _refused(
+        raise refused(
             "/compare_to", "A model in full precision is its own baseline.", [None]
         )
-    if body.execution != "auto" and body.target.model is not None:
-        raise _refused(
-            "/execution", "A model in full precision is not quantized.", ["auto"]
-        )
-
-
-def _model_of(session: Session, body: SampleCreate) -> str:
-    """Return the model behind the target; raises `FieldRejected` if there is none."""
-    target = body.target
-    if target.job_id is not None:
-        try:
-            return _succeeded(session, target.job_id).model
-        except JobError as error:
-            raise FieldRejected(error, pointer="/target/job_id") from error
-    if target.checkpoint is not None:
-        _check_checkpoint(session, target.checkpoint)
-        return f"sha256:{target.checkpoint}"
-    return target.model or ""
-
-
-def _succeeded(session: Session, text: str) -> Job:
-    job = repository.get(session, parse_id(text))
-    if job.kind != JobKind.QUANTIZE:
-        raise JobNotFound(
-            "That is a sample, not a quantization.",
-            hint="GET /jobs lists the quantizations.",
-        )
-    require_success(job)
-    return job
-
-
-def require_success(job: Job) -> None:
-    """Return if the job has a result.
-
-    Raises:
-        JobNotReady: it has not ended, or ended without one.
-    """
-    if job.status == JobStatus.SUCCEEDED:
-        return
-    name = public_id(job.kind, job.id)
-    hint = (
-        "A job that ended without a result never gets one; submit a new one."
-        if is_terminal(job.status)
-        else f"Poll GET /jobs/{name} until its status is succeeded."
-    )
-    raise JobNotReady(f"{name} is {job.status.value}.", hint=hint)
-
-
-def _check_checkpoint(session: Session, sha256: str) -> None:
-    pointer = "/target/checkpoint"
-    try:
-        found = repository.artifact(session, sha256)
-    except JobError as error:
-        raise FieldRejected(error, pointer=pointer) from error
-    if found.media_type != CHECKPOINT_MEDIA_TYPE:
-        raise _refused(pointer, f"That artifact is {found.media_type}.", None)
-
-
-def _refused(
-    pointer: str, detail: str, allowed: list[Any] | dict[str, int] | None
-) -> RequestInvalid:
-    error = FieldError(
-        pointer=pointer, code="unsupported_value", detail=detail, allowed=allowed
-    )
-    return RequestInvalid(f"{pointer}: {detail}", errors=(error,))

@@ -46,11 +46,14 @@ class Place:
     def tag(self) -> "Place":
         """Return the place of the key that chooses between the variants here."""
         name = self.node.get("discriminator", {}).get("propertyName", "kind")
-        kinds = [
-            resolve(self.root, variant)["properties"][name]["const"]
-            for variant in self.node.get("oneOf", ())
-        ]
-        return self.child(name, {"enum": kinds})
+        return self.child(name, {"enum": self.kinds()})
+
+    def kinds(self) -> list[Any]:
+        """Return the values of that key; none where the variants have no such key."""
+        name = self.node.get("discriminator", {}).get("propertyName", "kind")
+        variants = [resolve(self.root, item) for item in self.node.get("oneOf", ())]
+        keys = [item.get("properties", {}).get(name, {}) for item in variants]
+        return [key["const"] for key in keys if "const" in key]
 
     def known_keys(self) -> list[Any]:
         """Return the keys that the object around this place may have."""
@@ -93,7 +96,8 @@ def allowed_at(place: Place) -> list[Any] | Schema | None:
     node = place.node
     items = node.get("items", {})
     if "oneOf" in items:
-        return list(replace(place, node=items).tag().node["enum"])
+        item = replace(place, node=items)
+        return item.kinds() or allowed_at(item)
     values = _listed(node)
     for variant in node.get("oneOf", ()):
         values += list(resolve(place.root, variant).get("enum", ()))
@@ -121,8 +125,11 @@ def _variant(place: Place, tag: str | int, value: object) -> Schema:
     mapping = place.node.get("discriminator", {}).get("mapping", {})
     if tag in mapping:
         return resolve(place.root, {"$ref": mapping[tag]})
-    wanted = "object" if isinstance(value, dict) else "string"
     variants = [resolve(place.root, item) for item in place.node["oneOf"]]
+    for item in variants:
+        if item.get("properties", {}).get("kind", {}).get("const") == tag:
+            return item
+    wanted = "object" if isinstance(value, dict) else "string"
     return next((item for item in variants if item.get("type") == wanted), place.node)
 
 

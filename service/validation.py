@@ -16,11 +16,20 @@ from service.errors import (
 )
 from service.schema_walk import allowed_at, find
 from service.schemas.problem import FieldError
+from service.schemas.submission import KIND_UNKNOWN
 
 MAX_ERRORS: Final = 20
 """A body of errors only must not be answered with a larger one."""
 RECIPE_FIELDS: Final = frozenset(
-    {"weight_bits", "activation_bits", "softmax_bits", "recipe", "calibration"}
+    {
+        "weight_bits",
+        "activation_bits",
+        "softmax_bits",
+        "recipe",
+        "calibration",
+        "settings",
+        "recipes",
+    }
 )
 _CODES: Final = {
     "missing": "missing",
@@ -37,6 +46,7 @@ _UNSUPPORTED: Final = frozenset(
         "less_than",
         "less_than_equal",
         "union_tag_invalid",
+        KIND_UNKNOWN,
         "string_pattern_mismatch",
     }
 )
@@ -76,7 +86,7 @@ def _field_error(route: object, item: dict[str, Any], body: object) -> FieldErro
     part, *loc = item["loc"]
     place = find(_model_of(route, part), loc, body if part == "body" else None)
     kind = str(item["type"])
-    if kind.startswith("union_tag"):
+    if kind.startswith("union_tag") or kind == KIND_UNKNOWN:
         place = place.tag()
     code = _CODES.get(kind, "unsupported_value" if kind in _UNSUPPORTED else kind)
     # pydantic's prefix for a ValueError raised by one of our validators.

@@ -1,4 +1,4 @@
-"""What the service offers: its models and its named recipes, as frozen data."""
+"""What the service offers: models, named recipes, protocols, as frozen data."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -49,4 +49,32 @@ class Preset:
             description=str(preset["description"]),
             passes=tuple(str(p["kind"]) for p in preset["recipe"]["method"]["passes"]),
             raw=preset,
+        )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named evaluation protocol of the service."""
+
+    name: str
+    description: str
+    is_usable: bool
+    reason: str
+    """Why this service cannot evaluate by it; empty if it can."""
+    hint: str
+    """What would make it usable."""
+    num_images: int
+    raw: JsonObject = field(repr=False)
+
+    @classmethod
+    def from_json(cls, protocol: JsonObject) -> Self:
+        """Read one item of GET /protocols."""
+        return cls(
+            name=str(protocol["name"]),
+            description=str(protocol["description"]),
+            is_usable=bool(protocol["usable"]),
+            reason=str(protocol.get("reason") or ""),
+            hint=str(protocol.get("hint") or ""),
+            num_images=int(protocol["protocol"]["num_images"]),
+            raw=protocol,
         )

@@ -6,28 +6,29 @@ with Client("http://127.0.0.1:8000") as client:
     client.download(job.id, Path("checkpoint"))
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 import httpx2
 
-from tcaq_client.archive import refuse_occupied, unpack
-from tcaq_client.catalog import Model, Preset
-from tcaq_client.errors import ChecksumMismatch, JobFailed
-from tcaq_client.exchange import Exchange, parsed, retry_after
-from tcaq_client.results import Image, Job, JsonObject, Page, Sample
+from tcaq_client.catalog import Model, Preset, Protocol
+from tcaq_client.downloads import download_file, download_folder, read_artifact
+from tcaq_client.exchange import Exchange, parsed
+from tcaq_client.following import follow, job_path, walk
+from tcaq_client.images import Image, Sample
+from tcaq_client.requests import evaluation_of, said, target_of
+from tcaq_client.results import Job, JsonObject
 from tcaq_client.sampling import Execution, SampleRequest, draw
-from tcaq_client.transfer import OnBytes, fetch
+from tcaq_client.transfer import OnBytes
 
 T = TypeVar("T")
+Recipe: TypeAlias = str | Mapping[str, Any]
+Asked: TypeAlias = str | Mapping[str, Any]
+"""A protocol's name, or the whole `evaluation` of a request."""
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-POLL_SECONDS: Final = 2.0
-"""Pause between two looks at a job when the service names none."""
 
 
 class Client:
@@ -72,53 +73,103 @@ class Client:
         *,
         weight_bits: int,
         activation_bits: int,
-        recipe: str | Mapping[str, Any] = "standard",
+        recipe: Recipe = "standard",
         softmax_bits: int | None = None,
         calibration: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
         exports: Sequence[str] | None = None,
+        evaluation: Asked | None = None,
+        guards: Mapping[str, Any] | None = None,
     ) -> Job:
         """Queue a quantization; `recipe` is a preset's name or a method object.
 
-        `exports` are formats to write besides the checkpoint: ``["onnx"]``. What is
-        None is left to the service's default. Not repeated when the connection
-        breaks: look at `jobs` before submitting again.
+        `exports` are formats to write besides the checkpoint: ``["onnx"]``.
+        `evaluation` is a protocol's name or an object, `guards` what the result must
+        not cost: ``{"min_psnr_db": 25, "on_violation": "raise_bits"}``. What is None
+        is left to the service's default. Not repeated when the connection breaks:
+        look at `jobs` before submitting again.
         """
-        optional = {
-            "softmax_bits": softmax_bits,
-            "calibration": calibration,
-            "labels": labels,
-            "exports": None if exports is None else list(exports),
-        }
-        body = {
-            "model": model,
-            "weight_bits": weight_bits,
-            "activation_bits": activation_bits,
-            "recipe": recipe,
-        } | {name: value for name, value in optional.items() if value is not None}
-        return parsed(Job.from_json, self._exchange.post("/jobs", body=body))
+        body = said(
+            model=model,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            recipe=recipe,
+            softmax_bits=softmax_bits,
+            calibration=calibration,
+            labels=labels,
+            exports=None if exports is None else list(exports),
+            evaluation=evaluation_of(evaluation),
+            guards=guards,
+        )
+        return self._queue(body)
+
+    def evaluate(
+        self,
+        target: str,
+        *,
+        evaluation: Asked | None = None,
+        execution: Execution = "auto",
+        labels: Mapping[str, str] | None = None,
+    ) -> Job:
+        """Queue an evaluation of a job's checkpoint, a checkpoint or a model.
+
+        `target` and `execution` are those of `sample`; `evaluation` is a protocol's
+        name or an object. The job that `wait` returns has `scores`.
+        """
+        body = said(
+            kind="evaluate",
+            target=target_of(target),
+            evaluation=evaluation_of(evaluation),
+            execution=execution,
+            labels=labels,
+        )
+        return self._queue(body)
+
+    def sweep(
+        self,
+        model: str,
+        *,
+        settings: Sequence[Mapping[str, int]],
+        recipes: Sequence[Recipe] = ("standard",),
+        calibration: Mapping[str, Any] | None = None,
+        evaluation: Asked | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Job:
+        """Queue a quantization and evaluation at every setting with every recipe.
+
+        `settings` are ``{"weight_bits": 4, "activation_bits": 8}``. The job that
+        `wait` returns has `points`; `pareto_picture` draws them.
+        """
+        body = said(
+            kind="sweep",
+            model=model,
+            settings=[dict(setting) for setting in settings],
+            recipes=list(recipes),
+            calibration=calibration,
+            evaluation=evaluation_of(evaluation),
+            labels=labels,
+        )
+        return self._queue(body)
 
     def job(self, job_id: str) -> Job:
         """Return a job as it is now."""
-        return parsed(Job.from_json, self._exchange.get(_job_path(job_id)))
+        return parsed(Job.from_json, self._exchange.get(job_path(job_id)))
 
     def jobs(
         self,
         *,
+        kind: Literal["quantize", "evaluate", "sweep"] | None = None,
         status: str | None = None,
         order: Literal["asc", "desc"] = "desc",
         page_size: int = 50,
     ) -> Iterator[Job]:
         """Yield jobs, newest first, fetching page after page as they are consumed."""
         params: dict[str, str | int] = {"limit": page_size, "order": order}
+        if kind is not None:
+            params["kind"] = kind
         if status is not None:
             params["status"] = status
-        while True:
-            page = parsed(Page.from_json, self._exchange.get("/jobs", params=params))
-            yield from page.jobs
-            if page.next is None:
-                return
-            params["after"] = page.next
+        return walk(self._exchange, params)
 
     def wait(
         self, job_id: str, on_progress: Callable[[Job], None] | None = None
@@ -131,25 +182,11 @@ class Client:
         Raises:
             JobFailed: the job ended failed or cancelled.
         """
-        etag, job = "", None
-        while True:
-            headers = {"If-None-Match": etag} if etag else {}
-            response = self._exchange.get(_job_path(job_id), headers=headers)
-            if response.status_code != 304 or job is None:
-                job = parsed(Job.from_json, response)
-                etag = response.headers.get("ETag", "")
-                if on_progress is not None:
-                    on_progress(job)
-            if job.is_terminal:
-                break
-            self._exchange.sleep(retry_after(response, default=POLL_SECONDS))
-        if job.status != "succeeded":
-            raise JobFailed(job.id, status=job.status, failure=job.error)
-        return job
+        return follow(self._exchange, job_id, on_progress)
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job's end; a running one stops at its next check."""
-        return parsed(Job.from_json, self._exchange.post(f"{_job_path(job_id)}/cancel"))
+        return parsed(Job.from_json, self._exchange.post(f"{job_path(job_id)}/cancel"))
 
     def download(
         self, job_id: str, folder: Path, *, on_bytes: OnBytes | None = None
@@ -164,20 +201,8 @@ class Client:
             ChecksumMismatch: what arrived is not what the service announced.
             UnsafeArchive: links, devices, or paths that leave the folder.
         """
-        folder = folder.absolute()
-        refuse_occupied(folder)
-        archive = fetch(
-            self._exchange,
-            f"{_job_path(job_id)}/checkpoint",
-            folder=folder.parent,
-            name=folder.name,
-            on_bytes=on_bytes or (lambda _arrived, _total: None),
-        )
-        try:
-            unpack(archive, folder)
-        finally:
-            archive.unlink()
-        return folder
+        path = f"{job_path(job_id)}/checkpoint"
+        return download_folder(self._exchange, path, folder, on_bytes)
 
     def download_onnx(
         self, job_id: str, file: Path, *, on_bytes: OnBytes | None = None
@@ -190,16 +215,8 @@ class Client:
             FileExistsError: `file` exists.
             ChecksumMismatch: what arrived is not what the service announced.
         """
-        file = file.absolute()
-        refuse_occupied(file)
-        fetch(
-            self._exchange,
-            f"{_job_path(job_id)}/onnx",
-            folder=file.parent,
-            name=file.name,
-            on_bytes=on_bytes or (lambda _arrived, _total: None),
-        ).replace(file)
-        return file
+        path = f"{job_path(job_id)}/onnx"
+        return download_file(self._exchange, path, file, on_bytes)
 
     def sample(
         self,
@@ -250,13 +267,19 @@ class Client:
         Raises:
             ChecksumMismatch: what arrived is not the image's content.
         """
-        content = self._exchange.get(f"/artifacts/{image.sha256}/content").content
-        actual = hashlib.sha256(content).hexdigest()
-        if actual != image.sha256:
-            raise ChecksumMismatch(
-                f"The image {image.sha256} arrived as {actual}.", hint="Fetch it again."
-            )
-        return content
+        return read_artifact(self._exchange, image.sha256)
+
+    def pareto_picture(self, job_id: str) -> bytes:
+        """Return the picture of a finished sweep's points, as a PNG.
+
+        Raises:
+            ValueError: the job is no sweep that has succeeded.
+            ChecksumMismatch: what arrived is not the picture.
+        """
+        picture = (self.job(job_id).result or {}).get("picture")
+        if picture is None:
+            raise ValueError(f"{job_id} is no sweep that has succeeded.")
+        return read_artifact(self._exchange, picture["sha256"])
 
     def models(self) -> tuple[Model, ...]:
         """Return the service's model folders, the unusable ones with the reason."""
@@ -266,11 +289,13 @@ class Client:
         """Return the named recipes."""
         return self._list("/recipes", Preset.from_json)
 
+    def protocols(self) -> tuple[Protocol, ...]:
+        """Return the evaluation protocols, the unusable ones with the reason."""
+        return self._list("/protocols", Protocol.from_json)
+
+    def _queue(self, body: JsonObject) -> Job:
+        return parsed(Job.from_json, self._exchange.post("/jobs", body=body))
+
     def _list(self, path: str, read: Callable[[JsonObject], T]) -> tuple[T, ...]:
         response = self._exchange.get(path)
         return parsed(lambda page: tuple(map(read, page["data"])), response)
-
-
-def _job_path(job_id: str) -> str:
-    # An id goes into the path as one segment, whatever was typed.
-    return f"/jobs/{quote(job_id, safe='')}"

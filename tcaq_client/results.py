@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Self, TypeAlias
 
+from tcaq_client.scores import Score, SweepPoint
+
 JsonObject: TypeAlias = Mapping[str, Any]
 
 TERMINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
@@ -148,6 +150,18 @@ class Job:
         """
         return ((self.result or {}).get("benchmark") or {}).get("speedup") or {}
 
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """What its evaluation measured; empty without one, and until it has ended."""
+        evaluation = (self.result or {}).get("evaluation") or {}
+        return tuple(map(Score.from_json, evaluation.get("scores") or ()))
+
+    @property
+    def points(self) -> tuple[SweepPoint, ...]:
+        """What a sweep made; empty for other kinds, and until it has ended."""
+        points = (self.result or {}).get("points") or ()
+        return tuple(map(SweepPoint.from_json, points))
+
 
 @dataclass(frozen=True)
 class Page:
@@ -163,66 +177,6 @@ class Page:
         return cls(
             jobs=tuple(map(Job.from_json, page["data"])),
             next=str(page["next"]) if page["has_more"] else None,
-        )
-
-
-@dataclass(frozen=True)
-class Image:
-    """One PNG in the service's store, named by its SHA-256."""
-
-    sha256: str
-    width: int
-    height: int
-    seed: int | None
-    """Seed of its noise; None for a grid."""
-
-    @classmethod
-    def from_json(cls, image: JsonObject) -> Self:
-        """Read one image of a sample object."""
-        return cls(
-            sha256=str(image["sha256"]),
-            width=int(image["width"]),
-            height=int(image["height"]),
-            seed=image.get("seed"),
-        )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Images drawn from a checkpoint or a model."""
-
-    id: str
-    images: tuple[Image, ...]
-    baseline: tuple[Image, ...] | None
-    """Same noise, full precision; None without `compare_to`."""
-    grid: Image
-    """All images in one; with a baseline, full precision above, quantized below."""
-    execution: str
-    """``integer``, ``simulated`` or ``full-precision``."""
-    kernels: str | None
-    """What computed it, as ``onednn-int8``; None in full precision."""
-    psnr_db: float | None
-    """Mean over images, against the baseline; None without one."""
-    seconds_per_image: float
-    raw: JsonObject = field(repr=False)
-
-    @classmethod
-    def from_json(cls, sample: JsonObject) -> Self:
-        """Read a succeeded sample object (POST /sample)."""
-        baseline = sample.get("baseline")
-        psnr = (sample.get("metrics") or {}).get("psnr_db")
-        return cls(
-            id=str(sample["id"]),
-            images=tuple(map(Image.from_json, sample["images"])),
-            baseline=None
-            if baseline is None
-            else tuple(map(Image.from_json, baseline)),
-            grid=Image.from_json(sample["grid"]),
-            execution=str(sample["execution"]),
-            kernels=(sample.get("execution_details") or {}).get("kernels"),
-            psnr_db=None if psnr is None else float(psnr),
-            seconds_per_image=float(sample["seconds_per_image"]),
-            raw=sample,
         )
 
 

@@ -1,6 +1,5 @@
 """POST /sample: the request, and its answer now or later."""
 
-import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -8,6 +7,7 @@ import httpx2
 
 from tcaq_client.errors import JobFailed, UnexpectedAnswer
 from tcaq_client.exchange import Exchange, parsed, retry_after
+from tcaq_client.requests import target_of
 from tcaq_client.results import TERMINAL, Failure, JsonObject
 
 HOLD_SECONDS: Final = 60
@@ -17,9 +17,6 @@ POLL_SECONDS: Final = 2.0
 
 Execution = Literal["auto", "integer", "simulated"]
 """How a checkpoint computes; ``auto`` is on integers wherever that can be."""
-
-_JOB_ID: Final = re.compile(r"job_[0-9a-f]{32}")
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -36,14 +33,8 @@ class SampleRequest:
 
     def body(self) -> JsonObject:
         """Return the body of POST /sample."""
-        if _JOB_ID.fullmatch(self.target):
-            target = {"job_id": self.target}
-        elif _SHA256.fullmatch(self.target):
-            target = {"checkpoint": self.target}
-        else:
-            target = {"model": self.target}
         return {
-            "target": target,
+            "target": target_of(self.target),
             "compare_to": self.compare_to,
             "execution": self.execution,
             "n": self.n,

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from tcaq_client.catalog import Model, Preset
 from tcaq_client.errors import ClientError, FieldError, JobFailed, Problem
-from tcaq_client.results import Job, Sample
+from tcaq_client.images import Sample
+from tcaq_client.results import Job
 
 PLAIN_WIDTH: Final = 160
 """Columns of a table that goes into a file or a pipe."""
@@ -93,13 +94,15 @@ def eta_text(job: Job) -> str:
 
 
 def result_lines(job: Job) -> list[str]:
-    """Return what a finished job's checkpoint executes on, and how fast; or nothing."""
+    """Return what a finished job's target executes on, and how fast; or nothing."""
     result = job.result or {}
     # Null where the worker could not find out.
     if result.get("execution") is None:
         return []
-    kernels = result["execution_details"]["kernels"]
-    lines = [f"runs {result['execution']} ({kernels}) on its worker"]
+    details = result.get("execution_details")
+    # A model in full precision has none.
+    kernels = f" ({details['kernels']})" if details else ""
+    lines = [f"runs {result['execution']}{kernels} on its worker"]
     if job.speedup:
         times = (
             f"{factor:.2f} x {name.removeprefix('over_')}"
@@ -142,6 +145,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
         rows.append(
             (
                 job.id,
+                job.kind,
                 job.model,
                 widths if bits else "",
                 stage_text(job),
@@ -149,7 +153,8 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
                 created,
             )
         )
-    return table(("id", "model", "bits", "state", "done", "created (UTC)"), rows)
+    header = ("id", "kind", "model", "bits", "state", "done", "created (UTC)")
+    return table(header, rows)
 
 
 def models_table(models: Iterable[Model]) -> Table:

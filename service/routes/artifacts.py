@@ -7,13 +7,13 @@ from sqlalchemy.orm import Session
 
 from jobs import repository
 from jobs.errors import ArtifactNotFound
-from jobs.models import Artifact
+from jobs.models import Artifact, JobKind
 from service.content import artifact_response
 from service.deps import SessionDep, StoreDep
-from service.job_view import artifact_url
+from service.job_result import artifact_url
 from service.openapi import BINARY, NOT_MODIFIED, Responses, problem_responses
 from service.routes.jobs import find_job
-from service.sampling import require_success
+from service.targets import require_success
 
 router = APIRouter(tags=["artifacts"])
 
@@ -139,6 +139,11 @@ def download_artifact(
 
 def _made_by(session: Session, job_id: str, name: str) -> Artifact:
     job = find_job(session, job_id)
+    if job.kind != JobKind.QUANTIZE:
+        raise ArtifactNotFound(
+            f"{job_id} is of the kind {job.kind.value}: it makes no {name}.",
+            hint="Its `urls` and its `result` name what it makes.",
+        )
     require_success(job)
     made = repository.job_artifacts(session, job.id)
     if name not in made:

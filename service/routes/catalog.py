@@ -1,4 +1,4 @@
-"""What the service offers: models, recipes, and the problems it can answer with."""
+"""What the service offers: models, recipes, protocols, and its kinds of problems."""
 
 import inspect
 from pathlib import Path
@@ -7,8 +7,11 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 
+from jobs.settings import Settings
 from service import problems
 from service.deps import SettingsDep
+from service.errors import FieldRejected
+from service.evaluation import look_up
 from service.local_models import list_models, local_folder
 from service.openapi import problem_responses
 from service.schema_walk import allowed_at, find
@@ -18,10 +21,14 @@ from service.schemas.catalog import (
     ModelList,
     PresetRead,
     ProblemList,
+    ProtocolList,
+    ProtocolRead,
     RecipeList,
 )
 from service.schemas.problem import ProblemKind
 from tcaq_core.estimate import estimate
+from tcaq_core.evaluation.protocols import PROTOCOLS, Protocol
+from tcaq_core.evaluation.spec import Evaluation
 from tcaq_core.recipe import ORDER, PRESETS, Method, Recipe, resolve
 
 SHOWN_WEIGHT_BITS: Final = 4
@@ -66,6 +73,12 @@ def read_recipes(
     )
 
 
+@router.get("/protocols")
+def read_protocols(settings: SettingsDep) -> ProtocolList:
+    """List the evaluation protocols, the unusable ones with the reason."""
+    return ProtocolList(data=[_protocol(p, settings) for p in PROTOCOLS.values()])
+
+
 @router.get("/problems")
 def read_problems() -> ProblemList:
     """List every kind of problem that the service can answer with."""
@@ -82,6 +95,21 @@ def read_problem(name: str) -> ProblemKind:
         if kind.type == f"/problems/{name}":
             return kind
     raise HTTPException(404)
+
+
+def _protocol(protocol: Protocol, settings: Settings) -> ProtocolRead:
+    shown = ProtocolRead(
+        name=protocol.name,
+        description=protocol.description,
+        usable=True,
+        protocol=protocol,
+    )
+    try:
+        look_up(Evaluation(protocol=protocol.name), settings)
+    except FieldRejected as error:
+        reason = {"reason": error.detail, "hint": error.hint, "code": error.cause.code}
+        return shown.model_copy(update={"usable": False, **reason})
+    return shown
 
 
 def _preset(name: str, folder: Path | None) -> PresetRead:

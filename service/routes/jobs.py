@@ -1,26 +1,33 @@
-"""Submit, look at, list and cancel quantizations."""
+"""Submit, look at, list and cancel jobs of every kind but samples."""
 
-from typing import Annotated
+from collections.abc import Collection
+from typing import Annotated, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from jobs import repository
-from jobs.errors import JobNotFound
+from jobs.errors import ArtifactNotFound, JobNotFound
 from jobs.ids import parse_id, public_id
 from jobs.models import Job, JobKind
 from jobs.queue import ring
 from jobs.status import is_terminal
 from service import cursors
-from service.deps import CeleryDep, NowDep, SessionDep, SettingsDep
-from service.exports import check_exports
+from service.deps import CeleryDep, NowDep, SessionDep, SettingsDep, StoreDep
+from service.job_result import has_evaluation, scores_of
 from service.job_view import job_object
-from service.local_models import check_model
 from service.openapi import NOT_MODIFIED, problem_responses
 from service.polling import RETRY_AFTER_SECONDS, place_in_queue, unchanged
+from service.schemas.evaluation import ScoreList
 from service.schemas.job import JobPage, JobRead
 from service.schemas.submission import JobCreate, JobsQuery
+from service.submission import accept
+from service.targets import require_success
+
+KINDS: Final = (JobKind.QUANTIZE, JobKind.EVALUATE, JobKind.SWEEP)
+"""Every kind that is called a job; a sample is not."""
 
 router = APIRouter(tags=["jobs"])
 
@@ -45,6 +52,12 @@ router = APIRouter(tags=["jobs"])
             "model_unsupported",
             "checkpoint_unsafe",
             "checkpoint_shape_mismatch",
+            "job_not_found",
+            "job_not_ready",
+            "artifact_not_found",
+            "evaluation_failed",
+            "extractor_unavailable",
+            "reference_unusable",
         ),
     },
 )
@@ -53,19 +66,22 @@ def submit_job(
     body: JobCreate,
     response: Response,
     session: SessionDep,
+    store: StoreDep,
     settings: SettingsDep,
     celery: CeleryDep,
     now: NowDep,
 ) -> JobRead:
-    """Queue a quantization; what can be known to be wrong is refused at once."""
-    check_model(body.model, settings)
-    check_exports(body)
+    """Queue a quantization, an evaluation or a sweep, as `kind` says.
+
+    What can be known to be wrong is refused at once.
+    """
+    accepted = accept(body, session=session, settings=settings, store=store)
     job = repository.submit(
         session,
-        kind=JobKind.QUANTIZE,
-        request=body.model_dump(mode="json"),
-        model=body.model,
-        recipe=body.resolved(),
+        kind=accepted.kind,
+        request=accepted.request,
+        model=accepted.model,
+        recipe=accepted.recipe,
         max_attempts=settings.max_attempts,
         now=now,
     )
@@ -85,12 +101,12 @@ def submit_job(
 def list_jobs(
     query: Annotated[JobsQuery, Query()], response: Response, session: SessionDep
 ) -> JobPage:
-    """List quantizations, page by page."""
-    listing = f"{query.status or 'any'}:{query.order}"
+    """List quantizations, evaluations and sweeps, page by page."""
+    listing = f"{query.kind or 'any'}:{query.status or 'any'}:{query.order}"
     after = cursors.decode(query.after, listing=listing) if query.after else None
     page = repository.page(
         session,
-        kind=JobKind.QUANTIZE,
+        kinds=KINDS if query.kind is None else [JobKind(query.kind)],
         status=query.status,
         limit=query.limit,
         after=after,
@@ -150,16 +166,35 @@ def cancel_job(
     return job_object(job)
 
 
-def find_job(session: Session, text: str, *, kind: JobKind = JobKind.QUANTIZE) -> Job:
+@router.get(
+    "/jobs/{job_id}/scores",
+    response_model=ScoreList,
+    responses=problem_responses("job_not_found", "artifact_not_found", "job_not_ready"),
+)
+def read_scores(job_id: str, session: SessionDep) -> Response:
+    """Return a job's scores, each with everything that decides its value."""
+    job = find_job(session, job_id)
+    if not has_evaluation(job):
+        raise ArtifactNotFound(
+            f"{job_id} has no evaluation.",
+            hint='Submit one that has: "evaluation": {"protocol": "quick"}; a '
+            "sweep's scores stand at its points.",
+        )
+    require_success(job)
+    # As the worker wrote them: a later version may describe a score otherwise.
+    return JSONResponse({"object": "list", "data": scores_of(job.result or {})})
+
+
+def find_job(session: Session, text: str, *, kinds: Collection[JobKind] = KINDS) -> Job:
     """Return the job of a public id.
 
     Raises:
-        JobNotFound: no such job of that kind.
+        JobNotFound: no such job of those kinds.
     """
     job = repository.get(session, parse_id(text))
-    if public_id(kind, job.id) != text or job.kind != kind:
+    if job.kind not in kinds or public_id(job.kind, job.id) != text:
         raise JobNotFound(
-            f"There is no {kind.value} job of that id.",
-            hint="GET /jobs lists the quantizations; samples are under /samples.",
+            f"There is no {' or '.join(kinds)} job of that id.",
+            hint="GET /jobs lists the jobs; samples are under /samples.",
         )
     return job

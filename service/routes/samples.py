@@ -101,7 +101,7 @@ def read_sample(
     sample_id: str, request: Request, response: Response, session: SessionDep
 ) -> SampleRead | Response:
     """Return a sample as it is now, with links to its images."""
-    job = find_job(session, sample_id, kind=JobKind.SAMPLE)
+    job = find_job(session, sample_id, kinds=[JobKind.SAMPLE])
     ahead = place_in_queue(session, job)
     known = unchanged(request, response, job, ahead=ahead)
     return known or sample_object(job, ahead=ahead)

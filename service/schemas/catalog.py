@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.schemas.problem import ProblemKind
+from tcaq_core.evaluation.protocols import Protocol
 from tcaq_core.recipe import Recipe
 
 
@@ -80,6 +81,28 @@ class RecipeList(BaseModel):
     """The order in which passes may appear."""
     method_schema: dict[str, Any] = Field(alias="schema")
     """JSON Schema of a method, for `recipe` in POST /jobs."""
+
+
+class ProtocolRead(BaseModel):
+    """A named protocol, and whether this service can evaluate by it."""
+
+    object: Literal["protocol"] = "protocol"
+    name: str
+    description: str
+    usable: bool
+    reason: str | None = None
+    """Why it cannot be used."""
+    hint: str | None = None
+    code: str | None = None
+    protocol: Protocol
+    """Everything that it fixes."""
+
+
+class ProtocolList(BaseModel):
+    """GET /protocols."""
+
+    object: Literal["list"] = "list"
+    data: list[ProtocolRead]
 
 
 class ProblemList(BaseModel):

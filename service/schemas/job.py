@@ -122,13 +122,21 @@ class JobUrls(BaseModel):
     self: str
     cancel: str
     checkpoint: str | None
-    """Null until the job has succeeded, as the two that follow."""
+    """Null until the job has succeeded, as all that follow; only a quantization has
+    one, and a report."""
     report: str | None
     """What each pass did, layer by layer: JSON."""
     report_picture: str | None
     """The same as a PNG, layers by timesteps."""
     onnx: str | None
     """Null, too, where the job's `exports` do not name it."""
+    scores: str | None
+    """One record per metric; null, too, without an `evaluation`, and for a sweep,
+    whose points have scores of their own in `result`."""
+    pareto: str | None
+    """A sweep's table: JSON."""
+    pareto_picture: str | None
+    """The same as a PNG, bytes and milliseconds against the score."""
 
 
 class JobRead(Tracked):
@@ -137,18 +145,26 @@ class JobRead(Tracked):
     object: Literal["job"] = "job"
     model: ModelUsed
     recipe: Json | None
-    """Resolved: with the model's revision it reproduces the job."""
+    """Resolved: with the model's revision it reproduces the job. Null for other kinds
+    than `quantize`."""
     recipe_digest: str | None
     exports: list[str]
     """The formats that are written."""
+    evaluation: Json | None
+    """The plan, every default written out and every file named by its hash; null: the
+    job scores nothing."""
+    guards: Json | None
+    """What the quantization must not cost; null: nothing is guarded."""
     labels: dict[str, str]
     metrics: dict[str, float]
-    """What was measured on the result, by name; empty until then."""
+    """What was measured on the result, by name; empty until then. A score comes with
+    its `_baseline` and `_delta`."""
     result: Json | None
     """Hashes and sizes of what was made, the checks that the checkpoint passed, how it
     executes on the worker (`execution`, `simulated_ops`) and how fast compared with
     its model in float32 and bfloat16 (`benchmark`; `benchmark_error` where measuring
-    failed, which costs no checkpoint); null until then."""
+    failed, which costs no checkpoint); an evaluation's records (`evaluation`), what
+    the guards changed (`guards`), a sweep's `points`; null until then."""
     urls: JobUrls
 
 

@@ -2,32 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.models import Json
 from service.schemas.job import Tracked
+from service.schemas.target import ExecutionAsked, Target
 
 Execution = Literal["integer", "simulated", "full-precision"]
 CLOSED = ConfigDict(frozen=True, extra="forbid")
-
-
-class Target(BaseModel):
-    """What to sample from: exactly one of the three."""
-
-    model_config = CLOSED
-
-    job_id: Annotated[str, Field(max_length=64)] | None = None
-    """A quantization that has succeeded."""
-    checkpoint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """SHA-256 of a checkpoint."""
-    model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """A model in full precision."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Target":
-        if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("give exactly one of job_id, checkpoint and model")
-        return self
 
 
 class Seeds(BaseModel):
@@ -80,7 +62,7 @@ class SampleCreate(BaseModel):
     target: Target
     compare_to: Literal["baseline"] | None = None
     """`baseline` draws the full-precision images of the same noise, too."""
-    execution: Literal["auto", "integer", "simulated"] = "auto"
+    execution: ExecutionAsked = "auto"
     """How a checkpoint computes. `auto` is `integer` wherever the worker and the
     checkpoint allow it, else `simulated`; the answer says which it was."""
     n: Annotated[int, Field(ge=1)] = 1

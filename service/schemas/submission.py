@@ -2,105 +2,74 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag
 
 from jobs.status import JobStatus
-from tcaq_core.recipe import (
-    PRESETS,
-    ActivationBits,
-    CalibrationSpec,
-    Method,
-    Recipe,
-    SoftmaxBits,
-    WeightBits,
-    resolve,
-)
+from service.schemas.evaluation import EvaluateCreate
+from service.schemas.quantization import QuantizeCreate
+from service.schemas.sweep import SweepCreate
 
-LABEL_KEY: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-LABEL_VALUE: Final = r"^[^\x00-\x1f\x7f]*$"
+KIND_UNKNOWN: Final = "kind_unknown"
+"""Type of the error that says so."""
 
 
-def _known_preset(name: str) -> str:
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset of that name; known: {list(PRESETS)}")
-    return name
+def _kind(body: object) -> str:
+    if isinstance(body, dict):
+        return str(body.get("kind", "quantize"))
+    return str(getattr(body, "kind", "quantize"))
 
 
-def _with_safetensors(formats: tuple[str, ...]) -> tuple[str, ...]:
-    # The checkpoint is what everything else is made of, and each is made once.
-    return tuple(dict.fromkeys(("safetensors", *formats)))
-
-
-def _variant(value: object) -> str:
-    return "method" if isinstance(value, dict | Method) else "preset"
-
-
-PresetName = Annotated[
-    str,
-    AfterValidator(_known_preset),
-    WithJsonSchema({"type": "string", "enum": list(PRESETS)}),
-]
-MethodOrPreset = Annotated[
-    Annotated[PresetName, Tag("preset")] | Annotated[Method, Tag("method")],
-    Discriminator(_variant),
-]
-ExportFormat = Literal["safetensors", "onnx"]
-Exports = Annotated[
-    tuple[ExportFormat, ...], Field(max_length=8), AfterValidator(_with_safetensors)
-]
-LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY)]
-LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE, max_length=256)]
-
-
-class JobCreate(BaseModel):
-    """Body of POST /jobs; model and bit widths are all that is required."""
+class JobCreate(
+    RootModel[
+        Annotated[
+            Annotated[QuantizeCreate, Tag("quantize")]
+            | Annotated[EvaluateCreate, Tag("evaluate")]
+            | Annotated[SweepCreate, Tag("sweep")],
+            Discriminator(
+                _kind,
+                custom_error_type=KIND_UNKNOWN,
+                custom_error_message="There is no such kind of job",
+            ),
+        ]
+    ]
+):
+    """Body of POST /jobs: `kind` says which of the three, by default `quantize`."""
 
     model_config = ConfigDict(
         frozen=True,
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {
                     "model": "ddpm-cifar10-small",
                     "weight_bits": 4,
                     "activation_bits": 8,
-                }
+                },
+                {
+                    "kind": "quantize",
+                    "model": "ddpm-cifar10-small",
+                    "weight_bits": 4,
+                    "activation_bits": 8,
+                    "evaluation": {"protocol": "quick"},
+                    "guards": {"min_psnr_db": 20, "on_violation": "raise_bits"},
+                },
+                {
+                    "kind": "evaluate",
+                    "target": {"job_id": "job_019ab6f0a1b27c3d8e4f5a6b7c8d9e0f"},
+                    "evaluation": {"protocol": "quick"},
+                },
+                {
+                    "kind": "sweep",
+                    "model": "ddpm-cifar10-small",
+                    "settings": [
+                        {"weight_bits": 8, "activation_bits": 8},
+                        {"weight_bits": 4, "activation_bits": 8},
+                    ],
+                    "recipes": ["rtn", "standard"],
+                    "evaluation": {"protocol": "quick", "num_images": 500},
+                },
             ]
         },
     )
-
-    kind: Literal["quantize"] = "quantize"
-    model: Annotated[str, Field(min_length=1, max_length=256)]
-    """A model's name as GET /models lists it, or owner/name@<40-digit commit>."""
-    weight_bits: WeightBits
-    activation_bits: ActivationBits
-    softmax_bits: SoftmaxBits = 8
-    recipe: MethodOrPreset = "standard"
-    """A preset's name, or the passes themselves."""
-    calibration: CalibrationSpec = CalibrationSpec()
-    exports: Exports = ("safetensors",)
-    """The formats to write. `safetensors`, the checkpoint, always is."""
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
-    """Words of your own to find the job by."""
-
-    def resolved(self) -> Recipe:
-        """Return the complete recipe, every default written out."""
-        return resolve(
-            self.recipe,
-            weight_bits=self.weight_bits,
-            activation_bits=self.activation_bits,
-            softmax_bits=self.softmax_bits,
-            calibration=self.calibration,
-        )
 
 
 class JobsQuery(BaseModel):
@@ -108,6 +77,7 @@ class JobsQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["quantize", "evaluate", "sweep"] | None = None
     status: JobStatus | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     after: Annotated[str, Field(max_length=100)] | None = None

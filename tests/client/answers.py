@@ -51,6 +51,70 @@ def succeeded() -> dict[str, Any]:
     return job("succeeded", progress={"percent": 100.0}, result=result)
 
 
+def score(metric: str = "fd", **changes: object) -> dict[str, Any]:
+    """Return a score's record."""
+    return {
+        "metric": metric,
+        "label": "FD-tiny-net",
+        "value": 12.5,
+        "ci95": [12.0, 13.0],
+        "ci95_method": "jackknife",
+        "protocol": {"name": "quick", "changed": ["num_images"]},
+        "n_generated": 2000,
+        "execution": "integer",
+        "baseline": {
+            "value": 10.25,
+            "ci95": None,
+            "delta": 2.25,
+            "delta_ci95": [2.0, 2.5],
+        },
+        "notes": [],
+        **changes,
+    }
+
+
+def evaluated(*scores: dict[str, Any], **changes: object) -> dict[str, Any]:
+    """Return an evaluation that has ended with these scores."""
+    result = {
+        "execution": "integer",
+        "execution_details": {"kernels": "onednn-int8"},
+        "evaluation": {"scores": list(scores)},
+    }
+    progress = {"percent": 100.0}
+    done = {"recipe": None, "result": result, "progress": progress}
+    return job("succeeded", **{"kind": "evaluate", **done, **changes})
+
+
+def point(weight_bits: int, *, on_front: bool, **changes: object) -> dict[str, Any]:
+    """Return a sweep's point."""
+    return {
+        "weight_bits": weight_bits,
+        "activation_bits": 8,
+        "softmax_bits": 8,
+        "recipe": "rtn",
+        "recipe_digest": "sha256:" + "f" * 64,
+        "checkpoint": {"sha256": f"{weight_bits:064x}", "size_bytes": 3_000_000},
+        "bytes": 2_400_000,
+        "ms_per_image": 12.34,
+        "scores": [score()],
+        "score": 12.5,
+        "score_label": "FD-tiny-net",
+        "on_front": on_front,
+        **changes,
+    }
+
+
+def swept() -> dict[str, Any]:
+    """Return a sweep that has ended with two points and a picture."""
+    untimed: dict[str, Any] = {"ms_per_image": None, "score": None, "scores": []}
+    result = {
+        "points": [point(8, on_front=True), point(4, on_front=False, **untimed)],
+        "picture": {"sha256": PNG_SHA256, "size_bytes": len(PNG)},
+    }
+    done = {"recipe": None, "result": result, "progress": {"percent": 100.0}}
+    return job("succeeded", kind="sweep", **done)
+
+
 def running(stage: str, percent: float, **changes: object) -> dict[str, Any]:
     """Return a job object in the middle of a stage."""
     return job(

@@ -3,73 +3,30 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import uvicorn
-from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import repository
-from jobs.artifacts import ArtifactStore
 from jobs.ids import public_id
 from jobs.models import JobKind
-from jobs.settings import Settings
-from migrations.upgrade import upgrade
-from service.app import create_app
 from tcaq_client import Client, JobFailed, Problem
 from tests.client.answers import tar
+from tests.client.serving import FILES, Service, connected, finish, serving, submit
 from tests.service import ledger
-from tests.service.models import make_model, make_pickled_model
-
-FILES = {"manifest.json": b"{}", "unet/weights.safetensors": bytes(range(256)) * 999}
-
-
-@dataclass(frozen=True)
-class Service:
-    """A running service and its ledger, for what a worker would do."""
-
-    url: str
-    sessions: sessionmaker[Session]
-    store: ArtifactStore
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """Serve a migrated ledger and two model folders on a free port."""
-    models = tmp_path / "models"
-    make_model(models / "tiny")
-    make_pickled_model(models / "pickled")
-    settings = Settings(data_directory=tmp_path / "data", models_directory=models)
-    upgrade(settings)
-    app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    resources = app.state.resources
-    try:
-        url = f"http://127.0.0.1:{port}"
-        yield Service(url, resources.sessions, resources.store)
-    finally:
-        server.should_exit = True
-        thread.join()
+    with serving(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
 def client(service: Service) -> Iterator[Client]:
-    with Client(service.url, sleep=lambda _: time.sleep(0.01)) as opened:
+    with connected(service) as opened:
         yield opened
-
-
-def submit(client: Client) -> str:
-    return client.submit(
-        "tiny", weight_bits=4, activation_bits=8, labels={"team": "a"}
-    ).id
 
 
 def test_a_submitted_job_reads_back_the_same(client: Client) -> None:
@@ -210,28 +167,12 @@ def test_a_refused_field_is_named_with_what_it_may_be(client: Client) -> None:
     assert caught.value.request_id
 
 
-def finish(service: Service, job_id: str) -> str:
-    """End a job with a checkpoint, as a worker does; return its SHA-256."""
-    lease = ledger.claim(service.sessions, job_id)
-    stored = service.store.put_bytes(tar(FILES), media_type="application/x-tar")
-    result = {"checkpoint": {"sha256": stored.sha256, "size_bytes": stored.size_bytes}}
-    with service.sessions.begin() as session:
-        repository.finish(
-            session,
-            lease,
-            result=result,
-            artifacts={"checkpoint": stored},
-            now=datetime.now(UTC),
-        )
-    return stored.sha256
-
-
 def draw_next(service: Service) -> None:
     """Wait for a sample to be queued and end it, as a worker does."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with service.sessions.begin() as session:
-            queued = repository.page(session, kind=JobKind.SAMPLE, limit=1).jobs
+            queued = repository.page(session, kinds=[JobKind.SAMPLE], limit=1).jobs
         if queued:
             sample_id = public_id(JobKind.SAMPLE, queued[0].id)
             ledger.succeed_sample(service.sessions, service.store, sample_id)

@@ -186,6 +186,8 @@ def test_sample_saves_the_grid_and_says_how_good_it_is(tmp_path: Path) -> None:
     ("verb", "document"),
     [
         (["submit", "m", "-w", "4", "-a", "8"], job()),
+        (["score", "m"], job(kind="evaluate")),
+        (["sweep", "m", "--bits", "W4A8"], job(kind="sweep")),
         (["cancel", JOB_ID], job("cancelling")),
         (["sample", JOB_ID, "--out", "{out}"], sample()),
     ],

@@ -77,8 +77,8 @@ def test_a_page_holds_only_the_kind_and_status_asked_for(session: Session) -> No
     sample = make_job(session, kind=JobKind.SAMPLE)
     page = repository.page(session, limit=10, status=JobStatus.RUNNING)
     assert page == repository.Page(jobs=(running,), has_more=False)
-    assert repository.page(session, limit=10, kind=JobKind.SAMPLE).jobs == (sample,)
-    assert queued in repository.page(session, limit=10, kind=JobKind.QUANTIZE).jobs
+    assert repository.page(session, limit=10, kinds=[JobKind.SAMPLE]).jobs == (sample,)
+    assert queued in repository.page(session, limit=10, kinds=[JobKind.QUANTIZE]).jobs
 
 
 def test_ahead_counts_the_queued_jobs_of_the_same_kind_that_came_before(

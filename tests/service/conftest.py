@@ -10,16 +10,21 @@ from starlette.testclient import TestClient
 from jobs.settings import Settings
 from migrations.upgrade import upgrade
 from service.app import create_app
+from tests.service.evaluations import make_evaluation_folder
 from tests.service.models import W4A8, make_model
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Return settings on a migrated SQLite file and a folder with one model."""
+    """Return settings on a migrated SQLite file, one model and one feature network."""
     made = Settings(
-        data_directory=tmp_path / "data", models_directory=tmp_path / "models"
+        data_directory=tmp_path / "data",
+        models_directory=tmp_path / "models",
+        evaluation_directory=tmp_path / "evaluation",
+        inception_weights=None,
     )
     make_model(made.models_directory / "tiny")
+    make_evaluation_folder(made.evaluation_directory)
     upgrade(made)
     return made
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import repository
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import ArtifactStore, StoredArtifact
 from jobs.ids import parse_id
 from jobs.models import JobKind
 from jobs.repository import Lease
@@ -58,9 +58,17 @@ def report(sessions: Sessions, lease: Lease, *, fraction: float, now: datetime) 
 
 
 def succeed(
-    sessions: Sessions, store: ArtifactStore, public_id: str, *, has_onnx: bool = False
+    sessions: Sessions,
+    store: ArtifactStore,
+    public_id: str,
+    *,
+    has_onnx: bool = False,
+    more: Mapping[str, Any] | None = None,
 ) -> str:
-    """Bring a quantization to ``succeeded`` and return its checkpoint's SHA-256."""
+    """Bring a quantization to ``succeeded`` and return its checkpoint's SHA-256.
+
+    `more` is what its result has besides.
+    """
     lease = claim(sessions, public_id)
     stored = store.put_bytes(CHECKPOINT, media_type="application/x-tar")
     report = store.put_bytes(REPORT, media_type="application/json")
@@ -78,6 +86,7 @@ def succeed(
         "benchmark": BENCHMARK,
         "compression_ratio": 6.5,
         "verified": {"probe_sha256": "0" * 64, "max_abs_diff": 0.0, "bit_equal": True},
+        **(more or {}),
     }
     with sessions.begin() as session:
         repository.finish(
@@ -116,6 +125,20 @@ def succeed_sample(sessions: Sessions, store: ArtifactStore, public_id: str) -> 
     return grid.sha256
 
 
+def end(
+    sessions: Sessions,
+    public_id: str,
+    result: Mapping[str, Any],
+    made: Mapping[str, StoredArtifact] | None = None,
+) -> None:
+    """Bring a job of any kind to ``succeeded``."""
+    lease = claim(sessions, public_id)
+    with sessions.begin() as session:
+        repository.finish(
+            session, lease, result=result, artifacts=made or {}, now=_now()
+        )
+
+
 def fail(sessions: Sessions, public_id: str, error: Mapping[str, Any]) -> None:
     """Bring a job to ``failed``."""
     lease = claim(sessions, public_id)
@@ -126,7 +149,7 @@ def fail(sessions: Sessions, public_id: str, error: Mapping[str, Any]) -> None:
 def sample_ids(sessions: Sessions) -> list[str]:
     """Return the public ids of all samples."""
     with sessions.begin() as session:
-        page = repository.page(session, kind=JobKind.SAMPLE, limit=100)
+        page = repository.page(session, kinds=[JobKind.SAMPLE], limit=100)
     return [f"sample_{job.id.hex}" for job in page.jobs]
 
 

@@ -106,3 +106,18 @@ def test_a_resumed_attempt_says_from_where_and_counts_only_its_own_work(
     # 25 % in 100 seconds, so 50 % more take 200.
     assert shown.progress.eta_s == 200.0
     assert shown.progress.rate_per_s is None
+
+
+def test_what_a_running_job_has_noted_is_not_its_result(session: Session) -> None:
+    job, lease = make_running_job(session)
+    noted = {"points": [], "picture": {"sha256": "0" * 64}, "compression_ratio": 2.0}
+    repository.note(session, lease, result=noted, now=NOON)
+    session.refresh(job)
+    shown = job_object(job)
+    assert (shown.result, shown.metrics) == (None, {})
+    assert shown.urls.pareto_picture is None
+    repository.finish(session, lease, result=noted, artifacts={}, now=NOON)
+    session.refresh(job)
+    shown = job_object(job)
+    assert (shown.result, shown.metrics) == (noted, {"compression_ratio": 2.0})
+    assert shown.urls.pareto_picture is not None

@@ -3,8 +3,9 @@ from typing import Any
 import jsonschema
 import pytest
 from fastapi import FastAPI
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from service.routes.jobs import KINDS
 from service.schemas.problem import Problem
 from service.schemas.sample import SampleCreate
 from service.schemas.submission import JobCreate
@@ -17,11 +18,13 @@ ROUTES = {
     ("get", "/jobs/{job_id}/checkpoint"),
     ("get", "/jobs/{job_id}/report"),
     ("get", "/jobs/{job_id}/onnx"),
+    ("get", "/jobs/{job_id}/scores"),
     ("get", "/artifacts/{sha256}/content"),
     ("post", "/sample"),
     ("get", "/samples/{sample_id}"),
     ("get", "/models"),
     ("get", "/recipes"),
+    ("get", "/protocols"),
     ("get", "/problems"),
     ("get", "/problems/{name}"),
     ("get", "/healthz"),
@@ -87,13 +90,33 @@ def test_every_reference_of_the_document_leads_somewhere(
     assert "HTTPValidationError" not in schemas
 
 
-def test_the_examples_of_bodies_are_legal(document: dict[str, Any]) -> None:
-    for model in (JobCreate, SampleCreate):
-        (example,) = document["components"]["schemas"][model.__name__]["examples"]
+@pytest.mark.parametrize("model", [JobCreate, SampleCreate])
+def test_the_examples_of_bodies_are_legal(
+    document: dict[str, Any], model: type[BaseModel]
+) -> None:
+    for example in document["components"]["schemas"][model.__name__]["examples"]:
         body = model.model_validate(example).model_dump(mode="json")
         assert example.keys() <= body.keys()
         with pytest.raises(ValidationError):
             model.model_validate(example | {"not_a_field": 1})
+
+
+def test_there_is_an_example_of_every_kind_of_job(document: dict[str, Any]) -> None:
+    examples = document["components"]["schemas"]["JobCreate"]["examples"]
+    kinds = {JobCreate.model_validate(example).root.kind for example in examples}
+    assert kinds == {kind.value for kind in KINDS}
+
+
+def test_what_an_evaluation_can_be_refused_for_is_documented(
+    document: dict[str, Any],
+) -> None:
+    answer = operations(document)["post", "/jobs"]["responses"]["422"]
+    examples = answer["content"]["application/problem+json"]["examples"]
+    assert {
+        "evaluation_failed",
+        "extractor_unavailable",
+        "reference_unusable",
+    } <= set(examples)
 
 
 def test_files_are_documented_with_their_ranges(document: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -7,7 +8,9 @@ from starlette.testclient import TestClient
 
 from jobs.settings import Settings
 from service.app import create_app
+from tcaq_core.evaluation.protocols import PROTOCOLS, SMALL_CLASSIFIER
 from tcaq_core.recipe import ORDER, PRESETS
+from tests.service.evaluations import make_network, make_reference, network
 from tests.service.models import make_pickled_model, make_truncated_model
 
 DEMO = Path(__file__).parents[3] / "models" / "ddpm-cifar10-small"
@@ -104,3 +107,41 @@ def test_the_type_of_a_problem_can_be_looked_up(client: TestClient) -> None:
         assert kind[name] == problem[name]
     assert kind in client.get("/problems").json()["data"]
     assert client.get("/problems/none").status_code == 404
+
+
+def test_protocols_are_listed_with_what_they_fix_and_what_they_lack(
+    client: TestClient,
+) -> None:
+    listed = client.get("/protocols").json()["data"]
+    found = {item["name"]: item for item in listed}
+    assert list(found) == list(PROTOCOLS)
+    for name, item in found.items():
+        assert item["protocol"] == PROTOCOLS[name].model_dump(mode="json")
+        assert item["description"] == PROTOCOLS[name].description
+    codes = {name: item["code"] for name, item in found.items()}
+    assert codes == {
+        "quick": "extractor_unavailable",
+        "cifar10-50k": "extractor_unavailable",
+        "lsun-bedrooms-50k": "extractor_unavailable",
+        "lsun-churches-50k": "extractor_unavailable",
+        "imagenet256-50k": "model_unsupported",
+        "coco-30k": "model_unsupported",
+    }
+    assert "TCAQ_INCEPTION_WEIGHTS" in found["cifar10-50k"]["hint"]
+    assert "unconditional" in found["imagenet256-50k"]["reason"]
+
+
+def test_a_protocol_becomes_usable_with_its_network_and_its_reference(
+    client: TestClient, settings: Settings
+) -> None:
+    folder = settings.evaluation_directory
+
+    def quick() -> dict[str, Any]:
+        item: dict[str, Any] = client.get("/protocols").json()["data"][0]
+        return item
+
+    make_network(folder / "extractors" / SMALL_CLASSIFIER, image_size=32)
+    assert (quick()["usable"], quick()["code"]) == (False, "reference_unusable")
+    extractor = network(folder, SMALL_CLASSIFIER)
+    make_reference(folder, "cifar10-train", extractor=extractor, side=32)
+    assert (quick()["usable"], quick()["reason"], quick()["hint"]) == (True, None, None)

@@ -1,6 +1,7 @@
 import pytest
 from starlette.testclient import TestClient
 
+from tests.service.evaluations import QUICK
 from tests.service.models import W4A8
 
 
@@ -32,6 +33,38 @@ def test_a_listing_can_be_narrowed_to_a_status(client: TestClient, job_id: str) 
     assert found == {"queued": [job_id], "cancelled": [other], "running": []}
 
 
+def test_every_kind_of_job_is_listed_and_a_listing_can_be_narrowed_to_one(
+    client: TestClient, job_id: str
+) -> None:
+    evaluation = {"kind": "evaluate", "target": {"model": "tiny"}, "evaluation": QUICK}
+    bits = [{"weight_bits": 4, "activation_bits": 8}]
+    sweep = {"kind": "sweep", "model": "tiny", "settings": bits, "evaluation": QUICK}
+    made = {
+        "quantize": job_id,
+        "evaluate": client.post("/jobs", json=evaluation).json()["id"],
+        "sweep": client.post("/jobs", json=sweep).json()["id"],
+    }
+    client.post(
+        "/sample",
+        json={"target": {"model": "tiny"}},
+        headers={"Prefer": "respond-async"},
+    )
+    listed = client.get("/jobs").json()["data"]
+    assert {job["kind"]: job["id"] for job in listed} == made
+    assert len(listed) == 3
+    for kind, made_id in made.items():
+        data = client.get(f"/jobs?kind={kind}").json()["data"]
+        assert [job["id"] for job in data] == [made_id]
+
+
+def test_a_narrowed_listing_stays_narrow_on_every_page(client: TestClient) -> None:
+    made = [client.post("/jobs", json=W4A8).json()["id"] for _ in range(2)]
+    page = client.get("/jobs?kind=quantize&limit=1")
+    following = client.get(page.links["next"]["url"]).json()
+    assert [job["id"] for job in following["data"]] == made[:1]
+    assert "kind=quantize" in page.links["next"]["url"]
+
+
 def test_an_empty_listing_has_no_ids(client: TestClient) -> None:
     assert client.get("/jobs").json() == {
         "object": "list",
@@ -55,6 +88,7 @@ def test_a_cursor_is_good_for_its_own_listing_only(client: TestClient) -> None:
         "after=!!!",
         f"after={cursor}&order=asc",
         f"after={cursor}&status=queued",
+        f"after={cursor}&kind=quantize",
     ):
         response = client.get(f"/jobs?{query}")
         assert response.status_code == 422
@@ -68,7 +102,8 @@ def test_a_cursor_is_good_for_its_own_listing_only(client: TestClient) -> None:
         ("limit=0", "limit", {"minimum": 1, "maximum": 100}),
         ("limit=101", "limit", {"minimum": 1, "maximum": 100}),
         ("order=up", "order", ["desc", "asc"]),
-        ("page=2", "page", ["status", "limit", "after", "order"]),
+        ("kind=sample", "kind", ["quantize", "evaluate", "sweep"]),
+        ("page=2", "page", ["kind", "status", "limit", "after", "order"]),
     ],
 )
 def test_a_bad_parameter_is_refused_with_what_is_allowed(
