@@ -31,11 +31,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM python:3.11-slim-bookworm AS base
 # A named volume mounted at /data takes over this owner.
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tcaq \
-    && install --directory --owner tcaq --group tcaq /data /models
+    && install --directory --owner tcaq --group tcaq /data /models /evaluation
 ENV PATH=/opt/tcaq/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     TCAQ_DATA_DIRECTORY=/data \
-    TCAQ_MODELS_DIRECTORY=/models
+    TCAQ_MODELS_DIRECTORY=/models \
+    TCAQ_EVALUATION_DIRECTORY=/evaluation
 WORKDIR /data
 USER tcaq
 
@@ -46,4 +47,4 @@ CMD ["uvicorn", "--factory", "service.app:create_app", "--host", "0.0.0.0", "--p
 
 FROM base AS worker
 COPY --from=build-worker /opt/tcaq /opt/tcaq
-CMD ["celery", "--app", "worker.app", "worker", "--queues", "quantize,sample,maintenance"]
+CMD ["celery", "--app", "worker.app", "worker", "--queues", "quantize,sample,evaluate,sweep,shards,maintenance"]

@@ -5,7 +5,9 @@ import io
 import os
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -27,7 +29,7 @@ class StoredArtifact:
 
 
 class ArtifactStore(Protocol):
-    """Four methods, so that an object store can stand in for the local folder."""
+    """Few methods, so that an object store can stand in for the local folder."""
 
     def put(self, source: Path, *, media_type: str) -> StoredArtifact:
         """Copy a file into the store; storing the same bytes again changes nothing."""
@@ -51,6 +53,14 @@ class ArtifactStore(Protocol):
 
     def exists(self, sha256: str) -> bool:
         """Return whether the store has it."""
+        ...
+
+    def delete(self, sha256: str, *, stored_before: datetime) -> bool:
+        """Delete a file unless it was stored, or stored again, since then.
+
+        Return whether it was deleted. Who stores a file names it in the ledger a
+        moment later: a young file may be one that is about to be named.
+        """
         ...
 
 
@@ -95,6 +105,15 @@ class LocalStore:
         """Return whether the store has it."""
         return self.path(sha256) is not None
 
+    def delete(self, sha256: str, *, stored_before: datetime) -> bool:
+        """Delete a file unless it was stored, or stored again, since then."""
+        path = self.path(sha256)
+        with suppress(FileNotFoundError):  # another has just deleted it
+            if path is not None and _stored_at(path) < stored_before:
+                path.unlink()
+                return True
+        return False
+
     def _locate(self, sha256: str) -> Path:
         return self._root / sha256[:2] / sha256
 
@@ -126,6 +145,10 @@ class LocalStore:
 def make_store(settings: Settings) -> ArtifactStore:
     """Return the store that the settings name."""
     return LocalStore(settings.artifacts_directory)
+
+
+def _stored_at(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -128,6 +128,17 @@ def describe(
     _held(session, lease, values, now=now)
 
 
+def note(
+    session: Session, lease: Lease, *, result: Mapping[str, Any], now: datetime
+) -> None:
+    """Record what is known of the result so far: another attempt goes on from it.
+
+    Raises:
+        LeaseLost: the job is no longer this worker's; the row is unchanged.
+    """
+    _held(session, lease, {"result": dict(result)}, now=now)
+
+
 def finish(
     session: Session,
     lease: Lease,

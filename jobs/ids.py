@@ -9,7 +9,12 @@ import uuid_utils.compat
 from jobs.errors import JobNotFound
 from jobs.models import JobKind
 
-PREFIXES: Final = {JobKind.QUANTIZE: "job", JobKind.SAMPLE: "sample"}
+PREFIXES: Final = {
+    JobKind.QUANTIZE: "job",
+    JobKind.SAMPLE: "sample",
+    JobKind.EVALUATE: "job",
+    JobKind.SWEEP: "job",
+}
 
 _PUBLIC_ID: Final = re.compile(r"(?:job|sample)_([0-9a-f]{32})", re.ASCII)
 

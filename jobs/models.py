@@ -1,4 +1,4 @@
-"""The ledger's tables: jobs, artifacts, and which job made which artifact."""
+"""The ledger's tables: jobs, what they made, and the shards of their evaluations."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -40,6 +40,8 @@ class JobKind(StrEnum):
 
     QUANTIZE = "quantize"
     SAMPLE = "sample"
+    EVALUATE = "evaluate"
+    SWEEP = "sweep"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -104,6 +106,7 @@ class Job(Base):
         CheckConstraint("attempt >= 0", name="attempt"),
         CheckConstraint("fraction >= 0 AND fraction <= 1", name="fraction"),
         Index(None, "kind", "created_at", "id"),
+        Index(None, "created_at", "id"),
         Index(None, "status", "heartbeat_at"),
     )
 
@@ -185,3 +188,73 @@ class JobArtifact(Base):
     )
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     sha256: Mapped[str] = mapped_column(ForeignKey("artifacts.sha256"), index=True)
+
+
+class ShardSet(Base):
+    """Work in claimable pieces, named by a digest of all that decides their bytes."""
+
+    __tablename__ = "shard_sets"
+    __table_args__ = (
+        CheckConstraint("length(digest) = 64", name="digest"),
+        CheckConstraint("num_shards >= 1", name="num_shards"),
+    )
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    request: Mapped[Json]
+    """What a worker has to know to make any of the shards."""
+    num_shards: Mapped[int]
+    created_at: Mapped[datetime]
+    used_at: Mapped[datetime]
+    """When a job last opened it or one of its shards was finished."""
+
+
+class Shard(Base):
+    """One piece of a set: who works on it, and the files that came of it."""
+
+    __tablename__ = "shards"
+    __table_args__ = (
+        CheckConstraint("number >= 0", name="number"),
+        CheckConstraint("attempt >= 0", name="attempt"),
+        # Asked before a file is deleted: does another shard name it?
+        Index(None, "sha256"),
+        Index(None, "images_sha256"),
+    )
+
+    set_digest: Mapped[str] = mapped_column(
+        ForeignKey("shard_sets.digest", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(255))
+    """Who works on it; once it is done, who made it."""
+    failed_by: Mapped[str | None] = mapped_column(String(255))
+    """On whom it failed last."""
+    lease_token: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Grows at every claim; a worker with an older one has lost the shard."""
+    heartbeat_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    """When it was last claimed."""
+    finished_at: Mapped[datetime | None]
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    """The file with its features; null until it is done."""
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    images_sha256: Mapped[str | None] = mapped_column(String(64))
+    """The tar with its images, where they are kept."""
+    images_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    seconds: Mapped[float | None]
+    """What making it took, as the worker measured it."""
+
+
+class JobShardSet(Base):
+    """Which jobs need a set: its shards are worked while one of them is active."""
+
+    __tablename__ = "job_shard_sets"
+
+    job_id: Mapped[UUID] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    set_digest: Mapped[str] = mapped_column(
+        ForeignKey("shard_sets.digest", ondelete="CASCADE"),
+        primary_key=True,
+        index=True,
+    )

@@ -1,8 +1,8 @@
-"""The queue: a doorbell. A message carries a job's id and nothing else."""
+"""The queue: a doorbell. A message names a job or a shard set and says nothing else."""
 
 import logging
+from dataclasses import dataclass
 from typing import Any, Final
-from uuid import UUID
 
 from celery import Celery
 from kombu.entity import Queue
@@ -15,8 +15,12 @@ from jobs.models import Job, JobKind
 from jobs.settings import Settings
 
 MAINTENANCE_QUEUE: Final = "maintenance"
-QUEUES: Final = (*(kind.value for kind in JobKind), MAINTENANCE_QUEUE)
+SHARDS_QUEUE: Final = "shards"
+QUEUES: Final = (*(kind.value for kind in JobKind), SHARDS_QUEUE, MAINTENANCE_QUEUE)
 REAP_TASK: Final = "tcaq.reap"
+SHARD_TASK: Final = "tcaq.shard"
+# A call for help that nobody heard for so long is repeated if it still matters.
+SHARD_EXPIRES_SECONDS: Final = 3600
 # Ringing happens inside a request: it tries twice and leaves the rest to the reaper.
 RETRY: Final = {
     "max_retries": 1,
@@ -27,6 +31,20 @@ RETRY: Final = {
 
 _PENDING: Final = "tcaq.doorbells"
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Doorbell:
+    """One message, before it is sent."""
+
+    task: str
+    queue: str
+    name: str
+    """A job's id or a shard set's digest."""
+    without: str
+    """What happens if it is lost, for the log."""
+    expires: float | None = None
+    """Seconds after which nobody needs it."""
 
 
 def task_name(kind: JobKind) -> str:
@@ -79,11 +97,30 @@ def ring(session: Session, job: Job, celery: Celery) -> None:
     A broker that is down is logged and otherwise ignored: the row is committed, and
     the reaper rings again.
     """
-    if _PENDING not in session.info:
-        session.info[_PENDING] = []
-        event.listen(session, "after_commit", _send_pending)
-        event.listen(session, "after_rollback", _forget_pending)
-    session.info[_PENDING].append((celery, job.kind, job.id))
+    bell = Doorbell(
+        task=task_name(job.kind),
+        queue=job.kind.value,
+        name=str(job.id),
+        without="the reaper will ring again",
+    )
+    _enqueue(session, celery, bell)
+
+
+def ring_shards(session: Session, digest: str, count: int, celery: Celery) -> None:
+    """Call for help with `count` shards of a set, once the session has committed.
+
+    One message is one shard's worth of help. A broker that is down is logged and
+    otherwise ignored: the job that needs the set works its shards itself.
+    """
+    bell = Doorbell(
+        task=SHARD_TASK,
+        queue=SHARDS_QUEUE,
+        name=digest,
+        without="its job works them alone",
+        expires=SHARD_EXPIRES_SECONDS,
+    )
+    for _ in range(count):
+        _enqueue(session, celery, bell)
 
 
 def ping(celery: Celery) -> None:
@@ -102,29 +139,46 @@ def ping(celery: Celery) -> None:
         ) from error
 
 
+def _enqueue(session: Session, celery: Celery, bell: Doorbell) -> None:
+    if _PENDING not in session.info:
+        session.info[_PENDING] = []
+        event.listen(session, "after_commit", _send_pending)
+        event.listen(session, "after_rollback", _forget_pending)
+    session.info[_PENDING].append((celery, bell))
+
+
 def _send_pending(session: Session) -> None:
     # SQLAlchemy reports a released savepoint as a commit, too.
     if session.in_nested_transaction():
         return
     pending, session.info[_PENDING] = session.info[_PENDING], []
-    for celery, kind, job_id in pending:
-        _send(celery, kind, job_id)
+    failed: set[Doorbell] = set()
+    for celery, bell in pending:
+        # Who is down for the first of many equal messages is not asked again.
+        if bell not in failed and not _send(celery, bell):
+            failed.add(bell)
 
 
 def _forget_pending(session: Session) -> None:
     session.info[_PENDING] = []
 
 
-def _send(celery: Celery, kind: JobKind, job_id: UUID) -> None:
+def _send(celery: Celery, bell: Doorbell) -> bool:
     try:
-        celery.send_task(task_name(kind), args=[str(job_id)], queue=kind.value)
+        celery.send_task(
+            bell.task, args=[bell.name], queue=bell.queue, expires=bell.expires
+        )
     except (OperationalError, ChannelError, OSError) as error:
         # Only the type: a message may quote the broker's URL.
         _logger.warning(
-            "job %s: the broker does not answer (%s); the reaper will ring again",
-            job_id,
+            "%s %s: the broker does not answer (%s); %s",
+            bell.queue,
+            bell.name,
             type(error).__name__,
+            bell.without,
         )
+        return False
+    return True
 
 
 def _direct(name: str) -> Queue:

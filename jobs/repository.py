@@ -10,6 +10,7 @@ from jobs.claims import (
     finish,
     heartbeat,
     lease_of,
+    note,
     release,
 )
 from jobs.reaping import ReapReport, reap
@@ -40,6 +41,7 @@ __all__ = [
     "heartbeat",
     "job_artifacts",
     "lease_of",
+    "note",
     "page",
     "reap",
     "release",

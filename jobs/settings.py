@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     directory."""
     models_directory: Path = Path(__file__).resolve().parents[1] / "models"
     """The only folder whose models can be named without an owner."""
+    evaluation_directory: Path = Path(__file__).resolve().parents[1] / "evaluation"
+    """Feature networks and reference statistics, by name."""
+    inception_weights: str | None = None
+    """A path or an https:// URL of the FID network's weights; without them FID cannot
+    be computed."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     max_body_bytes: Positive = 2**20
@@ -61,15 +66,33 @@ class Settings(BaseSettings):
     data directory."""
     journal_days: Annotated[float, Field(gt=0)] = 7
     """What a job left for another attempt is deleted after so many days."""
+    shard_days: Annotated[float, Field(gt=0)] = 7
+    """Features of an evaluation's images are deleted when no job used them for so
+    many days."""
     memory_budget_bytes: Positive = 8 * 2**30
     """Memory for what reconstruction captures; more of it goes to scratch files."""
     allow_hub: bool = True
     """Whether ``owner/name@commit`` may be fetched from the hub."""
 
-    @field_validator("data_directory", "models_directory", "journals_directory")
+    @field_validator(
+        "data_directory",
+        "models_directory",
+        "evaluation_directory",
+        "journals_directory",
+    )
     @classmethod
     def _absolute(cls, folder: Path | None) -> Path | None:
         return None if folder is None else folder.expanduser().absolute()
+
+    @field_validator("inception_weights")
+    @classmethod
+    def _is_path_or_https(cls, weights: str | None) -> str | None:
+        if weights is None or "://" not in weights:
+            return weights and str(Path(weights).expanduser().absolute())
+        parts = urlsplit(weights)
+        if parts.scheme == "https" and parts.hostname:
+            return weights
+        raise ValueError("must be a path or an https:// URL")
 
     @field_validator("artifacts_url")
     @classmethod

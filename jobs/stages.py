@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import assert_never
 
 from tcaq_core.estimate import evaluations
+from tcaq_core.evaluation.spec import EvaluationPlan, Guards
 from tcaq_core.recipe import (
     DAQ,
     PAR,
@@ -56,14 +57,22 @@ BENCHMARK = 512.0
 # Tracing a denoiser for ONNX, and running the file, takes half a minute and more.
 EXPORT = 512.0
 ALWAYS_EXPORTED = "safetensors"
+PERMILLE = "permille"
+PERMILLE_ALL = 1000
 
 
-def plan(recipe: Recipe, *, exports: Collection[str] = ()) -> tuple[Stage, ...]:
+def plan(
+    recipe: Recipe,
+    *,
+    exports: Collection[str] = (),
+    evaluation: EvaluationPlan | None = None,
+    guards: Guards | None = None,
+) -> tuple[Stage, ...]:
     """Return the stages of a quantization.
 
-    They are fetch, calibrate, the passes, save, verify, benchmark, and export where
-    another format than the checkpoint itself is asked for. Their costs are those of
-    `tcaq_core.estimate`.
+    They are fetch, calibrate, the passes, save, verify, benchmark, export where
+    another format than the checkpoint itself is asked for, evaluate, and guard where
+    a violation is repaired. Their costs are those of `tcaq_core.estimate`.
     """
     units = {"fetch": "model", "calibrate": "step", "save": "file"}
     units |= {"verify": "checkpoint"}
@@ -75,7 +84,35 @@ def plan(recipe: Recipe, *, exports: Collection[str] = ()) -> tuple[Stage, ...]:
     )
     others = set(exports) - {ALWAYS_EXPORTED}
     export = (Stage("export", EXPORT * len(others), "file"),) if others else ()
-    return (*quantization, Stage("benchmark", BENCHMARK, "round"), *export)
+    once = (*quantization, Stage("benchmark", BENCHMARK, "round"), *export)
+    if evaluation is None:
+        return once
+    once = (*once, _evaluate(evaluation))
+    if guards is None or guards.on_violation == "fail":
+        return once
+    # Most often nothing has to be repaired: one round of all that are allowed.
+    return (*once, Stage("guard", sum(stage.weight for stage in once), PERMILLE))
+
+
+def plan_evaluation(evaluation: EvaluationPlan) -> tuple[Stage, ...]:
+    """Return the stages of an evaluation: fetch, then all of its images."""
+    return (Stage("fetch", OVERHEAD, "model"), _evaluate(evaluation))
+
+
+def plan_sweep(points: int, each: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Return the stages of a sweep whose every point goes through the stages `each`."""
+    cost = points * sum(stage.weight for stage in each)
+    return (
+        Stage("fetch", OVERHEAD, "model"),
+        Stage("points", cost, PERMILLE),
+        Stage("plot", OVERHEAD / 8, "file"),
+    )
+
+
+def _evaluate(evaluation: EvaluationPlan) -> Stage:
+    subjects = 2 if evaluation.baseline else 1
+    images = subjects * evaluation.num_images
+    return Stage("evaluate", float(images * evaluation.sampling.num_steps), "image")
 
 
 def plan_sample(*, images: int, steps: int, compare: bool) -> tuple[Stage, ...]:

@@ -20,8 +20,8 @@ from tests.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Path(__file__).parent / "data" / "compose-spec.json"
-OURS = ("migrate", "service", "worker-quantize", "worker-sample", "beat")
-WORKERS = ("worker-quantize", "worker-sample")
+WORKERS = ("worker-quantize", "worker-sample", "worker-shards")
+OURS = ("migrate", "service", *WORKERS, "beat")
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +99,39 @@ def test_all_queues_have_a_worker(services: dict[str, Any]) -> None:
     assert {queue for queues in listened for queue in queues} == set(QUEUES)
 
 
-def test_sampling_never_waits_behind_a_quantization(services: dict[str, Any]) -> None:
+def test_sampling_waits_behind_nothing_long(services: dict[str, Any]) -> None:
+    queues = after(services["worker-sample"]["command"], "--queues").split(",")
+    assert set(queues) == {"sample", "maintenance"}
+
+
+def test_workers_listen_to_what_those_of_tcaq_up_listen_to(
+    services: dict[str, Any],
+) -> None:
+    started = {p.name: p.command for p in programs(Settings(), workers=1)}
     for name in WORKERS:
-        queues = after(services[name]["command"], "--queues").split(",")
-        assert len({"quantize", "sample"} & set(queues)) == 1
+        own = name.removeprefix("worker-").replace("shards", "shards-1")
+        here = after(services[name]["command"], "--queues")
+        assert here == after(list(started[own]), "--queues")
+
+
+def test_helpers_can_be_multiplied(services: dict[str, Any]) -> None:
+    assert services["worker-shards"]["deploy"]["replicas"] >= 1
+
+
+def test_folders_that_are_mounted_are_those_that_the_images_look_into(
+    compose: dict[str, Any],
+) -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    mounted = dict(volume.split(":")[:2] for volume in compose["x-tcaq"]["volumes"])
+    named = {"data": "DATA", "./models": "MODELS", "./evaluation": "EVALUATION"}
+    for source, setting in named.items():
+        assert f"TCAQ_{setting}_DIRECTORY={mounted[source]}" in dockerfile
+
+
+def test_the_image_alone_listens_to_every_queue() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^CMD (.*--queues.*)$", dockerfile, re.MULTILINE)
+    assert set(after(json.loads(command), "--queues").split(",")) == set(QUEUES)
 
 
 @pytest.mark.parametrize("name", WORKERS)
@@ -114,10 +143,10 @@ def test_workers_reserve_a_gpu(services: dict[str, Any], name: str) -> None:
 def test_a_worker_gives_its_job_back_when_it_is_stopped(
     services: dict[str, Any],
 ) -> None:
-    signals = {p.name: p.stop_signal.name for p in programs(Settings())}
+    signals = {p.name: p.stop_signal.name for p in programs(Settings(), workers=1)}
     for name in WORKERS:
-        queue = name.removeprefix("worker-")
-        assert services[name]["stop_signal"] == signals[queue]
+        own = name.removeprefix("worker-").replace("shards", "shards-1")
+        assert services[name]["stop_signal"] == signals[own]
 
 
 @pytest.mark.parametrize("name", OURS)

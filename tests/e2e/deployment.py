@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import repository
 from jobs.models import Job, JobKind
-from jobs.queue import ring
+from jobs.queue import QUEUES, ring
 from jobs.settings import Settings
 from jobs.status import is_terminal
 from tcaq_core.recipe import Recipe
@@ -109,7 +109,7 @@ class Deployment:
 
     @contextmanager
     def worker(
-        self, queues: str = "quantize,sample,maintenance"
+        self, queues: str = ",".join(QUEUES)
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Run a Celery worker."""
         arguments = ("worker", "--queues", queues, "--loglevel", "INFO")

@@ -77,6 +77,8 @@ class Up:
                     str(self.port),
                     "--data",
                     self.data,
+                    "--workers",
+                    "1",
                 ],
                 cwd=ROOT,
                 env=environment,
@@ -109,7 +111,9 @@ def _gone(up: Up) -> None:
 
 
 def test_it_serves_a_job_and_stops_with_nothing_left_behind(up: Up) -> None:
-    assert len(up.processes()) >= 4
+    assert len(up.processes()) >= 5
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in up.processes()]
+    assert any(b"shards-1@%h" in command for command in commands)
     with closing(HTTPConnection("127.0.0.1", up.port)) as connection:
         connection.request("GET", "/readyz")
         assert connection.getresponse().status == 200

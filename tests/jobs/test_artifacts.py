@@ -2,6 +2,7 @@ import hashlib
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,38 @@ def test_any_other_name_is_no_artifact(store: LocalStore, name: str) -> None:
     assert store.path(name) is None
     with pytest.raises(ArtifactNotFound):
         store.open(name)
+
+
+def test_a_file_stored_long_ago_is_deleted(store: LocalStore, root: Path) -> None:
+    store.put_bytes(DATA, media_type=TAR)
+    kept = store.put_bytes(b"kept", media_type=TAR)
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    assert store.delete(SHA256, stored_before=later)
+    assert not store.exists(SHA256)
+    assert _files(root) == [root / kept.sha256[:2] / kept.sha256]
+    assert not store.delete(SHA256, stored_before=later)
+
+
+def test_a_file_that_was_stored_again_since_is_not_deleted(
+    store: LocalStore, root: Path
+) -> None:
+    store.put_bytes(DATA, media_type=TAR)
+    long_ago = datetime.now(UTC) - timedelta(days=1)
+    os.utime(root / SHA256[:2] / SHA256, (0, 0))
+    store.put_bytes(DATA, media_type=TAR)
+    assert not store.delete(SHA256, stored_before=long_ago)
+    assert store.exists(SHA256)
+
+
+def test_what_is_no_sha256_names_nothing_to_delete(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(DATA)
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    for name in ("../other", str(other), ""):
+        assert not store.delete(name, stored_before=later)
+    assert other.exists()
 
 
 def test_the_store_is_the_folder_that_the_settings_name(tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ def test_ids_sort_by_creation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "prefix"), [(JobKind.QUANTIZE, "job_"), (JobKind.SAMPLE, "sample_")]
+    ("kind", "prefix"),
+    [
+        (JobKind.QUANTIZE, "job_"),
+        (JobKind.SAMPLE, "sample_"),
+        (JobKind.EVALUATE, "job_"),
+        (JobKind.SWEEP, "job_"),
+    ],
 )
 def test_a_public_id_is_read_back(kind: JobKind, prefix: str) -> None:
     job_id = new_id()

@@ -2,6 +2,7 @@ import base64
 import json
 import logging
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.errors import QueueUnavailable
 from jobs.models import Job, JobKind
-from jobs.queue import QUEUES, make_celery, ping, ring
+from jobs.queue import (
+    QUEUES,
+    SHARD_EXPIRES_SECONDS,
+    SHARD_TASK,
+    make_celery,
+    ping,
+    ring,
+    ring_shards,
+)
 from jobs.settings import Settings
 from tests.conftest import free_port
 from tests.factories import make_job, make_running_job
@@ -168,6 +177,55 @@ def test_a_broker_that_answers_is_told_from_one_that_does_not(
     down = make_celery(Settings(data_directory=tmp_path, broker_url=url))
     with pytest.raises(QueueUnavailable):
         ping(down)
+    down.close()
+
+
+def test_help_is_called_for_as_often_as_asked_after_commit_and_not_before(
+    sessions: sessionmaker[Session], celery: Celery, rung: Read
+) -> None:
+    with sessions() as session:
+        ring_shards(session, "5" * 64, 3, celery)
+        assert rung("shards") == []
+        session.commit()
+        assert rung("shards") == ["5" * 64] * 3
+        ring_shards(session, "6" * 64, 2, celery)
+        make_job(session)
+        session.rollback()
+        session.commit()
+    assert rung("shards") == []
+
+
+def test_a_call_for_help_expires(
+    sessions: sessionmaker[Session], celery: Celery, settings: Settings
+) -> None:
+    before = datetime.now(UTC)
+    with sessions.begin() as session:
+        ring_shards(session, "5" * 64, 1, celery)
+        ring(session, make_job(session), celery)
+    messages = settings.broker_directory / "messages"
+    (help_wanted,) = messages.glob("*.shards.msg")
+    (job,) = messages.glob("*.quantize.msg")
+    headers = json.loads(help_wanted.read_text())["headers"]
+    assert headers["task"] == SHARD_TASK
+    seconds = (datetime.fromisoformat(headers["expires"]) - before).total_seconds()
+    assert seconds == pytest.approx(SHARD_EXPIRES_SECONDS, abs=60)
+    # A job's doorbell is as good tomorrow.
+    assert json.loads(job.read_text())["headers"]["expires"] is None
+
+
+def test_nobody_is_hurt_where_the_broker_is_down_when_help_is_called_for(
+    sessions: sessionmaker[Session], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    url = SecretStr(f"redis://:hunter2@127.0.0.1:{free_port()}/0")
+    down = make_celery(Settings(data_directory=tmp_path, broker_url=url))
+    with caplog.at_level(logging.WARNING), sessions.begin() as session:
+        job = make_job(session)
+        ring_shards(session, "5" * 64, 50, down)
+    with sessions() as session:
+        assert session.get(Job, job.id) is not None
+    # The first that is refused answers for all of them.
+    assert caplog.text.count("its job works them alone") == 1
+    assert "hunter2" not in caplog.text
     down.close()
 
 

@@ -74,3 +74,40 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_the_models_directory_is_the_repositorys() -> None:
     assert Settings().models_directory == Path(__file__).resolve().parents[2] / "models"
+
+
+def test_the_evaluation_directory_stands_beside_the_models() -> None:
+    settings = Settings()
+    assert settings.evaluation_directory.parent == settings.models_directory.parent
+    assert Settings(evaluation_directory=Path("here")).evaluation_directory == (
+        Path.cwd() / "here"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (None, None),
+        ("https://host/weights.pth", "https://host/weights.pth"),
+        ("/srv/weights.pth", "/srv/weights.pth"),
+        ("weights.pth", str(Path.cwd() / "weights.pth")),
+        ("~/weights.pth", str(Path.home() / "weights.pth")),
+    ],
+)
+def test_inception_weights_are_a_path_or_an_https_url(
+    given: str | None, kept: str | None
+) -> None:
+    assert Settings(inception_weights=given).inception_weights == kept
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host/weights.pth", "file:///weights", "s3://b/w", "https:///w"]
+)
+def test_inception_weights_come_from_nowhere_else(url: str) -> None:
+    with pytest.raises(ValidationError, match="a path or an https:// URL"):
+        Settings(inception_weights=url)
+
+
+def test_shards_are_kept_for_some_time() -> None:
+    with pytest.raises(ValidationError, match="shard_days"):
+        Settings(shard_days=0)
