@@ -18,6 +18,7 @@ CHUNK_BYTES: Final = 256 * 1024
 SUFFIXES: Final[Mapping[str, str]] = {
     "application/json": ".json",
     "application/x-tar": ".tar",
+    "application/vnd.tcaq.images+tar": ".tar",
     "image/png": ".png",
 }
 

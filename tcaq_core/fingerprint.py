@@ -7,6 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from tcaq_core.environment import describe_environment
+
 
 def fingerprint_of(
     *,
@@ -26,6 +30,16 @@ def fingerprint_of(
         "files": {name: _sha256(path.read_bytes()) for name, path in files.items()},
         "code": code_digest(),
     }
+    return _sha256(json.dumps(parts, sort_keys=True).encode())
+
+
+def environment_digest(device: torch.device) -> str:
+    """Return a hex SHA-256 over what this process computes with.
+
+    Those who share a piece of work must have the same one: the versions, the
+    processor, the threads and the code of the science decide the last bits.
+    """
+    parts = {"environment": describe_environment(device), "code": code_digest()}
     return _sha256(json.dumps(parts, sort_keys=True).encode())
 
 

@@ -42,11 +42,14 @@ def quantize(
     progress: Progress,
     journal: Journal | None = None,
     workspace: Workspace | None = None,
+    data: CalibrationSet | None = None,
 ) -> QuantizationResult:
     """Quantize the denoiser of a pipeline, in place.
 
     Everything random follows from ``recipe.calibration.seed``: the same pipeline and
     recipe give the same codes on the same machine, also where a `journal` is resumed.
+    `data` is what `calibrate` has recorded of this pipeline already, to be shared by
+    several recipes with this calibration.
 
     Raises:
         ModelUnsupported: no quantizable layer, or one that cannot be.
@@ -55,7 +58,8 @@ def quantize(
         OutOfMemory, ResumeRefused: as `Workspace.claim` and `Journal.read`.
     """
     spec, journal = recipe.calibration, journal or NoJournal()
-    data = _calibrate(pipeline, spec, journal, progress)
+    if data is None:
+        data = calibrate(pipeline, spec, journal=journal, progress=progress)
     denoiser = QuantizedDenoiser(
         pipeline.denoiser, recipe, num_timesteps=pipeline.num_timesteps
     )
@@ -82,9 +86,19 @@ def quantize(
     return QuantizationResult(denoiser, stages.report)
 
 
-def _calibrate(
-    pipeline: Pipeline, spec: CalibrationSpec, journal: Journal, progress: Progress
+def calibrate(
+    pipeline: Pipeline,
+    spec: CalibrationSpec,
+    *,
+    journal: Journal,
+    progress: Progress,
 ) -> CalibrationSet:
+    """Record the full-precision pipeline's trajectories, or take the journal's.
+
+    Raises:
+        CalibrationFailed: NaN or infinite samples, or too few inputs.
+        ResumeRefused: as `Journal.read`.
+    """
     progress("calibrate", 0, 1)
     data = recorded(
         journal,

@@ -13,6 +13,7 @@ from jobs.artifacts import ArtifactStore, make_store
 from jobs.database import make_sessions
 from jobs.settings import Settings
 from tcaq_core.environment import make_deterministic
+from tcaq_core.evaluation.features import Extractor
 from worker.models import Loaded
 from worker.recent import Recent
 
@@ -30,6 +31,8 @@ class Context:
     """This process's name on the rows that it works on."""
     pipelines: Recent[Loaded]
     """Pipelines that stay loaded from one sample to the next."""
+    extractors: Recent[Extractor]
+    """Feature networks that stay loaded from one shard to the next."""
 
     @property
     def scratch(self) -> Path:
@@ -50,6 +53,7 @@ def make_context(settings: Settings, celery: Celery) -> Context:
         device=_choose_device(settings),
         owner=f"{socket.gethostname()[:200]}:{os.getpid()}",
         pipelines=Recent(settings.sample_cache_size),
+        extractors=Recent(2),
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from jobs.artifacts import StoredArtifact
 from tcaq_core import checkpoint
 from tcaq_core.errors import ExportFailed, ModelUnsupported
+from tcaq_core.evaluation.spec import EvaluationPlan, Guards
 from worker.context import Context
 from worker.outcome import Progress
 
@@ -25,6 +26,9 @@ class QuantizeRequest(BaseModel, frozen=True):
     """The part of a job's stored request that its recipe does not hold."""
 
     exports: tuple[Literal["safetensors", "onnx"], ...] = ("safetensors",)
+    plan: EvaluationPlan | None = None
+    """None: the checkpoint is not scored."""
+    guards: Guards | None = None
 
 
 def check_exporters(request: QuantizeRequest) -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import assert_never
 
 from jobs.settings import Settings
-from tcaq_core.errors import ExportFailed, ResumeRefused
+from tcaq_core.errors import ExportFailed, GuardViolated, ResumeRefused
 from tcaq_core.journal import FolderJournal
 from worker.outcome import Failed, Outcome, Stopped, Succeeded
 
 
 class AttemptJournal:
-    """The journal of one attempt at a job.
+    """The journals of one attempt at a job: one for each recipe that it tries.
 
-    Its folder is named by the fingerprint, not by the job: a job that failed for want
+    A folder is named by the fingerprint, not by the job: a job that failed for want
     of memory can be submitted again and goes on where it stopped. Two jobs with one
     fingerprint write the same entries; when one ends and the folder goes, the other
     writes its next entries into a new one.
@@ -23,22 +23,24 @@ class AttemptJournal:
     def __init__(self, settings: Settings, resumed: Callable[[str], None]) -> None:
         self._root = settings.journals
         self._resumed = resumed
-        self._folder: Path | None = None
+        self._folders: list[Path] = []
 
     def open(self, fingerprint: str) -> FolderJournal:
         """Return the journal of everything that has this fingerprint."""
-        self._folder = self._root / fingerprint
-        return FolderJournal(self._folder, fingerprint, self._resumed)
+        folder = self._root / fingerprint
+        self._folders.append(folder)
+        return FolderJournal(folder, fingerprint, self._resumed)
 
     def close(self, outcome: Outcome) -> None:
         """Delete what was saved, unless another attempt could go on from it.
 
         Call it once the outcome is on the row: who has lost the lease must not.
         """
-        if self._folder is None or _is_wanted(outcome):
+        if _is_wanted(outcome):
             return
-        # A worker that was given up may still write there: `sweep` comes later.
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in self._folders:
+            # A worker that was given up may still write there: `sweep` comes later.
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_wanted(outcome: Outcome) -> bool:
@@ -46,8 +48,9 @@ def _is_wanted(outcome: Outcome) -> bool:
         case Succeeded():
             return False
         case Failed(error):
-            # Without the export that failed, the same job goes on where this one was.
-            if error["code"] == ExportFailed.code:
+            # Without the export or the guard that failed, the same job goes on where
+            # this one was.
+            if error["code"] in {ExportFailed.code, GuardViolated.code}:
                 return True
             # A journal that was refused would be refused again.
             return bool(error["retryable"]) and error["code"] != ResumeRefused.code

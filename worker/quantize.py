@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from jobs import repository
 from jobs.artifacts import StoredArtifact
 from jobs.models import Job
-from jobs.repository import lease_of
 from jobs.settings import Settings
 from tcaq_core import checkpoint, diffusion, quantization
+from tcaq_core.calibration import CalibrationSet
 from tcaq_core.environment import describe_environment
 from tcaq_core.fingerprint import fingerprint_of
 from tcaq_core.fresh_process import check_reload
@@ -21,33 +21,54 @@ from tcaq_core.recipe import Recipe
 from tcaq_core.report_files import report_files
 from tcaq_core.workspace import Workspace
 from worker import archive
-from worker.clock import utc_now
 from worker.context import Context
+from worker.description import describe
 from worker.exports import QuantizeRequest, check_exporters
 from worker.finish import finish
 from worker.journals import AttemptJournal
 from worker.memory import return_memory
-from worker.models import FetchedModel, fetch_model
-from worker.outcome import Progress, Succeeded
+from worker.models import fetch_model
+from worker.outcome import Progress
 
 
-def quantize(
-    job: Job, context: Context, progress: Progress, attempt: AttemptJournal
-) -> Succeeded:
+@dataclass(frozen=True)
+class Quantized:
+    """A checked checkpoint: its part of a job's result, and what was stored."""
+
+    result: dict[str, Any]
+    artifacts: dict[str, StoredArtifact]
+    layers: Mapping[str, Any] | None
+    """The layer report; None: nothing was quantized."""
+
+    @property
+    def checkpoint(self) -> str:
+        """The checkpoint's SHA-256."""
+        return self.artifacts["checkpoint"].sha256
+
+
+def quantize_once(
+    job: Job,
+    recipe: Recipe,
+    context: Context,
+    progress: Progress,
+    attempt: AttemptJournal,
+    *,
+    data: CalibrationSet | None = None,
+) -> Quantized:
     """Fetch, calibrate, run the passes, save, prove that it reloads, benchmark.
 
-    What an earlier attempt has finished is not done again.
+    What an earlier attempt has finished is not done again. `data` is a calibration
+    that several recipes share.
 
     Raises:
         TCAQError: the science refuses, or the checkpoint does not reproduce the model.
         LeaseLost: the job is no longer this worker's.
     """
     progress("fetch", 0, 1)
-    recipe = Recipe.model_validate(job.recipe)
     check_exporters(QuantizeRequest.model_validate(job.request))
     model = fetch_model(job.model, context.settings)
     environment = describe_environment(context.device)
-    _describe(job, context, model, environment)
+    describe(job, context, model.info)
     pipeline = diffusion.load_pipeline(model.folder, device=context.device)
     progress("fetch", 1, 1)
     fingerprint = fingerprint_of(
@@ -64,6 +85,7 @@ def quantize(
         workspace=Workspace(
             context.settings.memory_budget_bytes, scratch=context.scratch
         ),
+        data=data,
     )
     with TemporaryDirectory(prefix="quantize-", dir=context.scratch) as scratch:
         folder, report = Path(scratch) / "checkpoint", quantized.report
@@ -87,7 +109,7 @@ def quantize(
     made |= more.artifacts
     made |= _store_report(context, job, recipe, report | more.report)
     result = _result(made, manifest, probe) | more.result
-    return Succeeded(result=result, artifacts=made)
+    return Quantized(result, made, report.get("layers"))
 
 
 def _store_verified(
@@ -99,22 +121,6 @@ def _store_verified(
     stored = context.store.put(packed, media_type=archive.MEDIA_TYPE)
     progress("verify", 1, 1)
     return stored
-
-
-def _describe(
-    job: Job,
-    context: Context,
-    model: FetchedModel,
-    environment: Mapping[str, Any],
-) -> None:
-    with context.sessions.begin() as session:
-        repository.describe(
-            session,
-            lease_of(job),
-            model_info=model.info,
-            environment=environment,
-            now=utc_now(),
-        )
 
 
 def _check_reload(

@@ -31,3 +31,7 @@ class Recent(Generic[T]):
         value = load()
         self._values[name] = value
         return value
+
+    def clear(self) -> None:
+        """Let go of all values."""
+        self._values.clear()

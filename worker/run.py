@@ -17,18 +17,21 @@ from jobs.failures import failure
 from jobs.models import Job, JobKind
 from jobs.queue import ring
 from jobs.repository import lease_of
-from jobs.stages import Stage, plan, plan_sample
+from jobs.stages import Stage, plan, plan_evaluation, plan_sample
 from tcaq_core.errors import Interrupted, OutOfMemory, TCAQError
 from tcaq_core.recipe import Recipe
 from worker.clock import utc_now
 from worker.context import Context
+from worker.evaluate import EvaluateRequest, evaluate
 from worker.exports import QuantizeRequest
+from worker.guarded import quantize
 from worker.heart import Heart, StopReason
 from worker.journals import AttemptJournal
 from worker.memory import return_memory
-from worker.outcome import Failed, Outcome, Stopped, Succeeded
-from worker.quantize import quantize
+from worker.outcome import Failed, Outcome, Progress, Stopped, Succeeded
 from worker.sample import SampleRequest, sample
+from worker.sweep_job import sweep
+from worker.sweep_points import SweepRequest, sweep_stages
 
 RETRY_SECONDS: Final = 2.0
 
@@ -76,7 +79,12 @@ def _stages_of(job: Job) -> Sequence[Stage]:
     match job.kind:
         case JobKind.QUANTIZE:
             order = QuantizeRequest.model_validate(job.request)
-            return plan(Recipe.model_validate(job.recipe), exports=order.exports)
+            return plan(
+                Recipe.model_validate(job.recipe),
+                exports=order.exports,
+                evaluation=order.plan,
+                guards=order.guards,
+            )
         case JobKind.SAMPLE:
             request = SampleRequest.model_validate(job.request)
             return plan_sample(
@@ -84,6 +92,10 @@ def _stages_of(job: Job) -> Sequence[Stage]:
                 steps=request.sampler.steps,
                 compare=request.compare_to is not None,
             )
+        case JobKind.EVALUATE:
+            return plan_evaluation(EvaluateRequest.model_validate(job.request).plan)
+        case JobKind.SWEEP:
+            return sweep_stages(SweepRequest.model_validate(job.request))
         case _:
             assert_never(job.kind)
 
@@ -97,9 +109,7 @@ def _work(
 ) -> Outcome:
     try:
         heart.expect(_stages_of(job))
-        if job.kind == JobKind.QUANTIZE:
-            return quantize(job, context, heart.progress, journal)
-        return sample(job, context, heart.progress)
+        return _outcome(job, context, heart.progress, journal)
     except (Interrupted, LeaseLost):
         return Stopped(gives_back=False)
     except (TCAQError, JobError) as error:
@@ -124,6 +134,22 @@ def _work(
                 retryable=False,
             )
         )
+
+
+def _outcome(
+    job: Job, context: Context, progress: Progress, journal: AttemptJournal
+) -> Succeeded:
+    match job.kind:
+        case JobKind.QUANTIZE:
+            return quantize(job, context, progress, journal)
+        case JobKind.SAMPLE:
+            return sample(job, context, progress)
+        case JobKind.EVALUATE:
+            return evaluate(job, context, progress)
+        case JobKind.SWEEP:
+            return sweep(job, context, progress, journal)
+        case _:
+            assert_never(job.kind)
 
 
 def _failed(error: TCAQError | JobError) -> Failed:

@@ -7,34 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from jobs import repository
 from jobs.artifacts import StoredArtifact
-from jobs.errors import JobNotReady
-from jobs.ids import parse_id
 from jobs.models import Job
-from jobs.repository import lease_of
 from tcaq_core import diffusion
 from tcaq_core.diffusion import Pipeline
-from tcaq_core.environment import describe_environment
 from tcaq_core.evaluation.paired import psnr_db
 from tcaq_core.json_safe import json_safe
-from worker.clock import utc_now
 from worker.context import Context
+from worker.description import describe
 from worker.execution import Wanted, described
 from worker.images import Images, encode_png, make_grid
-from worker.loading import load_baseline, load_checkpoint, load_model
-from worker.models import Loaded
+from worker.loading import load_baseline
 from worker.outcome import Progress, Succeeded
+from worker.targets import Target, load_target
 
 PNG = "image/png"
-
-
-class Target(BaseModel, frozen=True):
-    """What to sample from: the one that is given."""
-
-    job_id: str | None = None
-    checkpoint: str | None = None
-    model: str | None = None
 
 
 class Seeds(BaseModel, frozen=True):
@@ -90,13 +77,13 @@ def sample(job: Job, context: Context, progress: Progress) -> Succeeded:
     """
     request = SampleRequest.model_validate(job.request)
     progress("fetch", 0, 1)
-    target = _load_target(request, context)
+    target = load_target(request.target, context, execution=request.execution)
     baseline = None
     if request.compare_to == "baseline":
         loaded = load_baseline(target, context)
         progress("fetch", 1, 1)
         baseline = _draw(loaded.pipeline, request, "baseline", progress)
-    _describe(job, context, target)
+    describe(job, context, target.info)
     began = perf_counter()
     drawn = _draw(target.pipeline, request, "sample", progress)
     seconds = perf_counter() - began
@@ -109,33 +96,6 @@ def sample(job: Job, context: Context, progress: Progress) -> Succeeded:
         "seconds_per_image": seconds / request.n,
     }
     return Succeeded(result=result, artifacts=artifacts)
-
-
-def _load_target(request: SampleRequest, context: Context) -> Loaded:
-    target, execution = request.target, request.execution
-    if target.model is not None:
-        return load_model(target.model, context)
-    if target.checkpoint is not None:
-        return load_checkpoint(target.checkpoint, context, execution=execution)
-    with context.sessions.begin() as session:
-        made = repository.job_artifacts(session, parse_id(target.job_id or ""))
-    if "checkpoint" not in made:
-        raise JobNotReady(
-            "The target job has no checkpoint.",
-            hint="Sample from a quantization that has succeeded.",
-        )
-    return load_checkpoint(made["checkpoint"].sha256, context, execution=execution)
-
-
-def _describe(job: Job, context: Context, target: Loaded) -> None:
-    with context.sessions.begin() as session:
-        repository.describe(
-            session,
-            lease_of(job),
-            model_info=target.info,
-            environment=describe_environment(context.device),
-            now=utc_now(),
-        )
 
 
 def _draw(

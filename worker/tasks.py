@@ -9,13 +9,14 @@ from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import repository
+from jobs.artifacts import make_store
 from jobs.database import make_sessions
 from jobs.models import JobKind
-from jobs.queue import REAP_TASK, ring, task_name
+from jobs.queue import REAP_TASK, SHARD_TASK, ring, task_name
 from jobs.settings import Settings
 from worker.clock import utc_now
 from worker.shutdown import leaves_in_order
-from worker.sweep import sweep
+from worker.sweep import sweep, sweep_shards
 
 if TYPE_CHECKING:
     from worker.context import Context
@@ -38,6 +39,13 @@ def register(app: Celery, settings: Settings) -> None:
         with leaves_in_order():
             run_job(UUID(job_id), context())
 
+    def help_with(digest: str) -> None:
+        from worker.shard_work import make_shard  # noqa: PLC0415 - it imports torch
+        from worker.shards import help_once  # noqa: PLC0415 - it imports torch
+
+        with leaves_in_order():
+            help_once(digest, context(), make_shard(context()))
+
     @cache
     def sessions() -> sessionmaker[Session]:
         return make_sessions(settings)
@@ -45,10 +53,12 @@ def register(app: Celery, settings: Settings) -> None:
     def maintain() -> None:
         reap(sessions(), app, settings)
         sweep(settings, now=utc_now())
+        sweep_shards(sessions(), make_store(settings), settings, now=utc_now())
 
     # Celery would otherwise add them to every application of this process.
     for kind in JobKind:
         app.task(name=task_name(kind), shared=False)(work)
+    app.task(name=SHARD_TASK, shared=False)(help_with)
     app.task(name=REAP_TASK, shared=False)(maintain)
 
 

@@ -1,6 +1,8 @@
 from pathlib import Path
 
-from tcaq_core.fingerprint import code_digest, fingerprint_of
+import torch
+
+from tcaq_core.fingerprint import code_digest, environment_digest, fingerprint_of
 
 
 def test_the_fingerprint_tells_everything_apart_that_decides_bytes(
@@ -30,3 +32,17 @@ def test_the_fingerprint_tells_everything_apart_that_decides_bytes(
     config.write_text("{}")
     assert fingerprint() == first
     assert len(code_digest()) == 64
+
+
+def test_the_environment_digest_tells_threads_apart() -> None:
+    cpu = torch.device("cpu")
+    threads = torch.get_num_threads()
+    first = environment_digest(cpu)
+    try:
+        torch.set_num_threads(threads + 1)
+        other = environment_digest(cpu)
+    finally:
+        torch.set_num_threads(threads)
+    assert first != other
+    assert environment_digest(cpu) == first
+    assert len(first) == 64

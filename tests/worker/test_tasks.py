@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import repository
 from jobs.models import JobKind
-from jobs.queue import REAP_TASK, make_celery, task_name
+from jobs.queue import REAP_TASK, SHARD_TASK, make_celery, task_name
 from jobs.settings import Settings
 from jobs.status import JobStatus
 from tests.factories import make_job, make_running_job
@@ -43,7 +43,7 @@ def test_reaping_rings_for_every_job_that_waits_for_a_worker(
 
 def test_every_kind_of_job_has_its_task(settings: Settings, celery: Celery) -> None:
     register(celery, settings)
-    names = {task_name(kind) for kind in JobKind} | {REAP_TASK}
+    names = {task_name(kind) for kind in JobKind} | {REAP_TASK, SHARD_TASK}
     assert names <= set(celery.tasks)
 
 
