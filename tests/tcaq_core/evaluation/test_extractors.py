@@ -103,7 +103,7 @@ def test_the_inception_s_features_of_uint8_images_are_torch_fidelity_s(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_image_s_features_do_not_depend_on_the_others(
+def test_an_image_s_features_are_the_same_among_others(
     dtype: ExtractorDtype,
 ) -> None:
     network = load(SHIPPED, dtype=dtype)
@@ -118,6 +118,16 @@ def test_an_image_s_features_do_not_depend_on_the_others(
             rtol=1e-6,
             atol=1e-6,
         )
+
+
+def test_weights_may_be_float16(tmp_path: Path) -> None:
+    path = save_resnet(tmp_path / "own.safetensors")
+    images = pictures(2, 32)
+    exact = load(path)(images)
+    save_file({k: v.half() for k, v in load_file(path).items()}, path)
+    found = load(path)(images)
+    assert not torch.equal(found.pooled, exact.pooled)
+    torch.testing.assert_close(found.pooled, exact.pooled, rtol=0.02, atol=0.02)
 
 
 def test_the_inception_s_batches_are_its_own_affair(inception: FeatureNetwork) -> None:
