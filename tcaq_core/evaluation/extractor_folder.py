@@ -6,7 +6,6 @@ loads. An extractor is a folder ``NAME/`` with ``config.json`` and
 setting names. Nothing is ever unpickled here.
 """
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -24,6 +23,7 @@ from tcaq_core.evaluation.architectures import (
     num_spatial,
     structure_of,
 )
+from tcaq_core.evaluation.file_hash import sha256_of
 from tcaq_core.evaluation.protocols import INCEPTION, Data
 from tcaq_core.evaluation.record import ExtractorDtype, ExtractorInfo
 from tcaq_core.model_folder import read_safetensors_header
@@ -116,7 +116,7 @@ def inspect_extractor(path: Path, *, dtype: ExtractorDtype) -> ExtractorInfo:
     if weights.name == WEIGHTS:
         name = weights.absolute().parent.name
     _require_name(name)
-    sha256 = _sha256(weights)
+    sha256 = sha256_of(weights)
     beside, config = weights.parent / CONFIG, None
     if path.is_dir() or (weights.name == WEIGHTS and beside.is_file()):
         config = _read_config(beside, name=name, structure=structure)
@@ -242,8 +242,3 @@ def _read_config(path: Path, *, name: str, structure: Structure) -> ExtractorCon
             hint="Give the folder the name that stands in its config, or change that.",
         )
     return config
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from urllib.request import (
 )
 
 from tcaq_core.errors import ExtractorUnavailable
+from tcaq_core.evaluation.file_hash import sha256_of
 from tcaq_core.evaluation.protocols import INCEPTION
 
 FILE_NAME: Final = "pt_inception-2015-12-05-6726825d.pth"
@@ -64,8 +65,7 @@ def check_file(path: Path) -> None:
         ExtractorUnavailable: no such file, or another one.
     """
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except OSError as error:
         raise ExtractorUnavailable(
             f"{INCEPTION}'s weights cannot be read: there is no file {path.name}.",

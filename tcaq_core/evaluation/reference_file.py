@@ -5,16 +5,14 @@ One safetensors file is one reference; the metadata key ``tcaq_reference`` holds
 worker again before it draws: neither trusts a name alone.
 """
 
-import hashlib
-import os
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from pydantic import ValidationError
 
 from tcaq_core.errors import ReferenceUnusable
+from tcaq_core.evaluation.file_hash import sha256_of
 from tcaq_core.evaluation.record import ReferenceInfo, ReferenceUsed
 from tcaq_core.evaluation.tensor_file import Stored, TensorFile, read_tensor_file
 
@@ -86,16 +84,13 @@ def known_references(directory: Path) -> tuple[str, ...]:
 def read_reference(path: Path) -> ReferenceUsed:
     """Return what a reference is made of and its hash, without loading its tensors.
 
-    Hashes are remembered by path, modification time and size.
-
     Raises:
         ReferenceUnusable: not ours, damaged, or its tensors are not what it says.
     """
     try:
         with path.open("rb") as file:
             info, _ = read_header(file, name=path.name)
-            state = os.fstat(file.fileno())
-        digest = _sha256(path, state.st_ino, state.st_mtime_ns, state.st_size)
+        digest = sha256_of(path)
     except OSError as error:
         raise _unusable(path.name, f"{error.strerror}") from error
     return ReferenceUsed(stats_sha256=digest, info=info)
@@ -125,13 +120,6 @@ def read_header(file: BinaryIO, *, name: str) -> tuple[ReferenceInfo, TensorFile
     if info.n <= info.extractor.num_features:
         raise _unusable(name, f"{info.n} images say too little of so many features")
     return info, header
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: Path, inode: int, mtime_ns: int, size: int) -> str:
-    del inode, mtime_ns, size
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first(error: ValidationError) -> str:
