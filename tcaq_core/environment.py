@@ -28,7 +28,20 @@ def describe_environment(device: torch.device) -> dict[str, str | int | None]:
         "tcaq": version("tcaq"),
         "processor": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_features": _vector_instructions(),
         "threads": torch.get_num_threads(),
         "device": device.type,
         "gpu": gpu,
     }
+
+
+def _vector_instructions() -> str:
+    """Return the extensions by which oneDNN chooses its kernels, and so their bits."""
+    found = torch.cpu.get_capabilities()
+    return " ".join(
+        sorted(
+            name
+            for name, is_there in found.items()
+            if is_there is True and name.startswith(("avx", "amx", "fma"))
+        )
+    )

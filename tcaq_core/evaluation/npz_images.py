@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 
 from tcaq_core.errors import ImagesUnusable
 
+STATISTICS: Final = ("mu", "sigma", "mu_s", "sigma_s")
 KEYS: Final = ("images", "arr_0")
 """The member that holds the images; ``arr_0`` is what `numpy.savez` calls the first."""
 HINT: Final = "Save uint8 images of shape (N, H, W, 3) or (N, H, W, 1) as 'images'."
@@ -102,6 +103,13 @@ def _open(archive: ZipFile, member: str) -> BufferedIOBase:
 
 def _member(archive: ZipFile, name: str) -> str:
     names = archive.namelist()
+    if {f"{key}.npy" for key in STATISTICS} & set(names):
+        # A reference batch as the ADM evaluator publishes them.
+        raise ImagesUnusable(
+            f"{name} holds statistics of a whole data set beside some of its images.",
+            hint="Statistics of the few would pass for those of all: make them of the "
+            "data set itself.",
+        )
     for key in KEYS:
         if f"{key}.npy" in names:
             return f"{key}.npy"

@@ -132,3 +132,12 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
 
     # 6 MB of pixels.
     assert peak(2_000) < 1.2 * peak(200) < 1_000_000
+
+
+def test_a_published_reference_batch_is_not_taken_for_its_data_set(
+    tmp_path: Path,
+) -> None:
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "batch.npz", arr_0=images, mu=np.zeros(2), sigma=np.eye(2))
+    with pytest.raises(ImagesUnusable, match="whole data set"):
+        open_npz(tmp_path / "batch.npz", name="batch.npz")
