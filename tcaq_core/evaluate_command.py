@@ -184,6 +184,9 @@ def _say(
         return
     for record in records:
         typer.echo(_line(record))
+    # A value without its warning is another value.
+    for note in dict.fromkeys(note for record in records for note in record.notes):
+        typer.echo(f"note: {note}")
     changed = f", changed: {', '.join(plan.changed)}" if plan.changed else ""
     typer.echo(f"{plan.protocol}{changed}; {plan.num_images} images, {seconds:.0f} s")
 

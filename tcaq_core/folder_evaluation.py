@@ -97,7 +97,8 @@ def evaluate_folder(
         EvaluationFailed, ReferenceUnusable: as `check_plan`, `make_shard`, `score`.
     """
     check_plan(plan)
-    check_model_size(plan, image_size=target.pipeline.image_shape[1])
+    channels, height, width = target.pipeline.image_shape
+    check_model_size(plan, image_size=(height, width), channels=channels)
     if baseline is not None and baseline.weights_sha256 != target.weights_sha256:
         raise ModelNotFound(
             "The checkpoint was quantized from other weights than this model's.",

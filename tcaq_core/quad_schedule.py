@@ -23,11 +23,12 @@ def quad_timesteps(num_steps: int, *, num_timesteps: int) -> tuple[int, ...]:
     changes nothing, so each is visited once: 100 steps of 1,000 are 96 evaluations.
     """
     last = sqrt(0.8 * num_timesteps)
+    # As numpy.linspace has it, which the authors' code calls: one multiplication and
+    # the end as it is. Otherwise 288 comes out as 287.999..., and is another timestep.
+    spacing = last / max(num_steps - 1, 1)
     # One step alone starts where the noise is: at the largest.
-    fractions = (
-        (i / (num_steps - 1) for i in range(num_steps)) if num_steps > 1 else (1,)
-    )
-    return tuple(sorted({int((fraction * last) ** 2) for fraction in fractions}))
+    roots = (*(i * spacing for i in range(num_steps - 1)), last)
+    return tuple(sorted({int(root * root) for root in roots}))
 
 
 class QuadDDIMScheduler(DDIMScheduler):  # type: ignore[misc] # diffusers has no types

@@ -3,6 +3,7 @@
 from typing import Final
 
 from tcaq_core.errors import EvaluationFailed, ReferenceUnusable
+from tcaq_core.evaluation.protocols import PROTOCOLS
 from tcaq_core.evaluation.record import ExtractorInfo, ReferenceInfo
 from tcaq_core.evaluation.spec import EvaluationPlan
 
@@ -15,6 +16,8 @@ NEEDS_FEATURES: Final = frozenset({"kid", "kd", "precision", "recall"})
 NEEDS_SPATIAL: Final = frozenset({"sfid", "sfd"})
 NEEDS_CLASSES: Final = frozenset({"is", "cs"})
 NEEDS_COVARIANCE: Final = frozenset({"fid", "fd"})
+FEWEST: Final = dict.fromkeys(NEEDS_CLASSES, 10) | {"precision": 4, "recall": 4}
+"""Images without which a metric has no value: an image a split; three others."""
 NEEDS_NETWORK: Final = NEEDS_REFERENCE | NEEDS_CLASSES | {"feature_distance"}
 
 
@@ -24,10 +27,12 @@ def check_plan(plan: EvaluationPlan) -> None:
     Raises:
         ReferenceUnusable: no reference where a metric needs one; made with another
             network, of images of another size, or without what a metric needs.
-        EvaluationFailed: the network gives less than a metric needs, takes another
-            size, or there are too few images for its features.
+        EvaluationFailed: the protocol draws by classes or prompts; the network gives
+            less than a metric needs, takes another size, or there are too few images
+            for its features.
     """
     wanted = frozenset(plan.metrics)
+    _check_conditioning(plan)
     if plan.extractor is None:
         if wanted & NEEDS_NETWORK:
             raise EvaluationFailed(
@@ -45,31 +50,58 @@ def check_plan(plan: EvaluationPlan) -> None:
                 hint="Name them; `tcaq reference` makes them.",
             )
         _check_reference(wanted, plan.extractor, plan.reference.info)
-        _check_sides(plan.reference.info, plan.image_size)
+        if plan.image_size is not None:
+            _check_sides(plan.reference.info, (plan.image_size, plan.image_size))
 
 
-def check_model_size(plan: EvaluationPlan, *, image_size: int) -> None:
+def check_model_size(
+    plan: EvaluationPlan, *, image_size: tuple[int, int], channels: int
+) -> None:
     """Refuse a model whose images are not those that a plan compares.
 
+    `image_size` is their height and width.
+
     Raises:
-        EvaluationFailed: the protocol or the network asks for another size.
+        EvaluationFailed: the protocol or the network asks for another size; or they
+            are neither gray nor colour where a network or a PNG wants that.
         ReferenceUnusable: the reference is of images of another size.
     """
-    if plan.image_size not in {None, image_size}:
-        raise EvaluationFailed(
-            f"The model draws {image_size} pixels a side, the protocol asks for "
-            f"{plan.image_size}.",
-            hint="Name a protocol for this size, such as quick.",
-        )
-    if plan.extractor is not None:
-        _check_size(plan.extractor, image_size, what="The model draws")
+    height, width = image_size
+    for side in image_size:
+        if plan.image_size not in {None, side}:
+            raise EvaluationFailed(
+                f"The model draws {side} pixels a side, the protocol asks for "
+                f"{plan.image_size}.",
+                hint="Name a protocol for this size, such as quick.",
+            )
+        if plan.extractor is not None:
+            _check_size(plan.extractor, side, what="The model draws")
     if plan.reference is not None:
         _check_sides(plan.reference.info, image_size)
-    if "ssim" in plan.metrics and image_size < WINDOW:
+    if channels not in {1, 3} and (plan.extractor is not None or plan.keep_images):
         raise EvaluationFailed(
-            f"The model draws {image_size} pixels a side; ssim compares windows of "
+            f"The model draws images of {channels} channels.",
+            hint="Feature networks and PNGs take gray (1) and colour (3) images; "
+            "psnr_db and ssim take any.",
+        )
+    if "ssim" in plan.metrics and min(image_size) < WINDOW:
+        raise EvaluationFailed(
+            f"The model draws {height} x {width} pixels; ssim compares windows of "
             f"{WINDOW}.",
             hint="Leave ssim out of the metrics; psnr_db takes images of any size.",
+        )
+
+
+def _check_conditioning(plan: EvaluationPlan) -> None:
+    protocol = PROTOCOLS.get(plan.protocol)
+    if protocol is not None and (protocol.conditioning, protocol.guidance) != (
+        "none",
+        None,
+    ):
+        raise EvaluationFailed(
+            f"{protocol.name} draws images by {protocol.conditioning}; this version "
+            "samples unconditional models only.",
+            hint="A score without them must not bear its name: take another protocol.",
         )
 
 
@@ -100,7 +132,13 @@ def _check_size(extractor: ExtractorInfo, side: int | None, *, what: str) -> Non
 def _check_count(
     wanted: frozenset[str], extractor: ExtractorInfo, num_images: int
 ) -> None:
-    """Refuse a covariance that so few images leave singular."""
+    """Refuse a covariance that so few images leave singular, and fewer than few."""
+    for metric in sorted(wanted & FEWEST.keys()):
+        if num_images < FEWEST[metric]:
+            raise EvaluationFailed(
+                f"{num_images} images are too few for {metric}.",
+                hint=f"At least {FEWEST[metric]} images are needed.",
+            )
     widths = {
         "features": extractor.num_features if wanted & NEEDS_COVARIANCE else 0,
         "spatial features": extractor.num_spatial if wanted & NEEDS_SPATIAL else 0,
@@ -139,12 +177,12 @@ def _check_reference(
         )
 
 
-def _check_sides(reference: ReferenceInfo, side: int | None) -> None:
-    if side is not None and reference.image_size != (side, side):
+def _check_sides(reference: ReferenceInfo, drawn: tuple[int, int]) -> None:
+    if reference.image_size != drawn:
         height, width = reference.image_size
         raise ReferenceUnusable(
             f"The reference {reference.name} is of {width} x {height} images; "
-            f"{side} x {side} are drawn.",
+            f"{drawn[1]} x {drawn[0]} are drawn.",
             hint="Make one of images of the size that is drawn: resizing moves the "
             "score.",
         )

@@ -76,21 +76,21 @@ def repaired(
 
     `layers` is the job's layer report. The worst are those with the lowest mean
     signal-to-noise ratio after the last pass; round r of R (r = 1 .. R) takes the
-    worst r / (R + 1) of all. ``raise_bits`` gives them 8 bits for weights and
-    activations, ``skip_layers`` leaves them in full precision.
+    worst r / (R + 1) of those that can be more precise at all. ``raise_bits`` gives
+    them 8 bits for weights and activations, ``skip_layers`` leaves them in full
+    precision.
 
     Raises:
         GuardViolated: nothing is left to change.
     """
-    ranked = worst_first(layers)
-    share = round_index / (guards.max_rounds + 1)
-    chosen = ranked[: ceil(share * len(ranked))]
-    if guards.on_violation == "skip_layers":
-        changed = [name for name in chosen if recipe.bits_of(name) is not None]
+    is_skip = guards.on_violation == "skip_layers"
+    can_change = _is_quantized if is_skip else _can_rise
+    ranked = [name for name in worst_first(layers) if can_change(recipe, name)]
+    changed = ranked[: ceil(len(ranked) * round_index / (guards.max_rounds + 1))]
+    if is_skip:
         skip = (*changed, *recipe.method.skip)
         method = recipe.method.model_copy(update={"skip": skip})
     else:
-        changed = [name for name in chosen if _can_rise(recipe, name)]
         raised = tuple(_raised(recipe, name) for name in changed)
         overrides = (*raised, *recipe.method.overrides)
         method = recipe.method.model_copy(update={"overrides": overrides})
@@ -105,8 +105,12 @@ def repaired(
 
 
 def worst_first(layers: Mapping[str, Any]) -> list[str]:
-    """Return the layers by their signal-to-noise ratio after the last pass, rising."""
-    rows: Mapping[str, Sequence[float | None]] = layers["passes"][-1]["layers"]
+    """Return the layers by their signal-to-noise ratio after the last pass, rising.
+
+    There are none where nothing was quantized: the report is empty then.
+    """
+    passes: Sequence[Mapping[str, Any]] = layers.get("passes", ())
+    rows: Mapping[str, Sequence[float | None]] = passes[-1]["layers"] if passes else {}
 
     def mean(name: str) -> float:
         known = [value for value in rows[name] if value is not None]
@@ -125,9 +129,17 @@ def _increase(score: ScoreRecord) -> float:
     return score.baseline.delta
 
 
+def _is_quantized(recipe: Recipe, name: str) -> bool:
+    return recipe.bits_of(name) is not None
+
+
 def _can_rise(recipe: Recipe, name: str) -> bool:
     bits = recipe.bits_of(name)
-    return bits is not None and min(bits.weight_bits, bits.activation_bits) < TOP_BITS
+    if bits is None:
+        return False
+    # What the recipe says of its weight is no more than a default then.
+    is_chosen = recipe.chooses_weight_bits(name)
+    return is_chosen or min(bits.weight_bits, bits.activation_bits) < TOP_BITS
 
 
 def _raised(recipe: Recipe, name: str) -> Override:

@@ -16,9 +16,13 @@ from tcaq_core.evaluation.jackknife import (
     mean_interval,
     student_t_quantile,
 )
-from tcaq_core.evaluation.kernel_distance import RowStore, kernel_distance
+from tcaq_core.evaluation.kernel_distance import (
+    SUBSET_SIZE,
+    RowStore,
+    kernel_distance,
+)
 from tcaq_core.evaluation.measured import Measured
-from tcaq_core.evaluation.precision_recall import precision_recall
+from tcaq_core.evaluation.precision_recall import NEIGHBOURS, precision_recall
 from tcaq_core.evaluation.record import Interval
 from tcaq_core.evaluation.shard import LOGITS, Subject
 from tcaq_core.evaluation.spec import EvaluationPlan
@@ -31,23 +35,31 @@ Tick = Callable[[], None]
 """Called between pieces of the work; what it raises ends it."""
 
 
-def kernel(generated: RowStore, reference: RowStore, *, tick: Tick) -> Measured:
+def kernel(
+    generated: RowStore,
+    reference: RowStore,
+    *,
+    subset_size: int = SUBSET_SIZE,
+    tick: Tick,
+) -> Measured:
     """Return the kernel distance (KID), the mean over subsets.
 
-    Subsets overlap: of n images, only n / m of m are independent. The interval is
-    Student's t with the spread of the subsets over that many.
+    Of n images, subsets of m share some: with V the variance of one subset's value,
+    they spread by s^2 = V (1 - m / n) only, while the mean over S of them has the
+    variance V m / n + s^2 / S. The interval is Student's t with that, the first term
+    from s^2: s^2 m / (n - m). The reference's part in s makes it rather too wide.
     """
-    found = kernel_distance(generated, reference, tick=tick)
-    independent = len(generated) // found.subset_size
-    if independent < 2:
+    found = kernel_distance(generated, reference, subset_size=subset_size, tick=tick)
+    n, m, num_subsets = len(generated), found.subset_size, found.num_subsets
+    if n < 2 * m:
         note = "No interval: fewer images than two subsets."
         return Measured(found.mean, None, notes=(note,))
-    error = student_t_quantile(independent - 1) * found.std / independent**0.5
+    variance = found.std**2 * (m / (n - m) + 1 / num_subsets)
+    error = student_t_quantile(num_subsets - 1) * variance**0.5
     interval = Interval(
         low=found.mean - error,
         high=found.mean + error,
-        method=f"Student t over {independent} independent subsets of "
-        f"{found.subset_size}",
+        method=f"spread of {num_subsets} subsets of {m} of {n} images, Student t",
     )
     return Measured(found.mean, interval)
 
@@ -77,14 +89,17 @@ class Manifold:
 def manifold(generated: RowStore, reference: RowStore, *, tick: Tick) -> Manifold:
     """Return improved precision and recall, jackknifed where that is affordable."""
     whole = precision_recall(generated, reference, tick=tick)
-    if len(generated) * max(len(reference), len(generated)) > MOST_DISTANCES:
-        note = "No interval: the manifold would have to be computed ten times more."
-        precision, recall = (
-            Measured(value, None, notes=(note,))
-            for value in (whole.precision, whole.recall)
-        )
-        return Manifold(precision, recall)
     groups = consecutive_groups(len(generated), max_groups=MANIFOLD_GROUPS)
+    note = None
+    if len(generated) - max(map(len, groups)) <= NEIGHBOURS:
+        note = "No interval: without a group of images, too few are left."
+    elif len(generated) * max(len(reference), len(generated)) > MOST_DISTANCES:
+        note = "No interval: the manifold would have to be computed ten times more."
+    if note is not None:
+        return Manifold(
+            Measured(whole.precision, None, notes=(note,)),
+            Measured(whole.recall, None, notes=(note,)),
+        )
     sizes = tuple(map(len, groups))
     without = [
         precision_recall(_Without(generated, group), reference, tick=tick)

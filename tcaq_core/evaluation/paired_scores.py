@@ -21,13 +21,24 @@ def measure(
 ) -> Measured:
     """Return the mean over the plan's paired images, from the first on.
 
+    An image that equals the baseline's has an infinite PSNR. The mean is over the
+    others, which is less than the truth: one equal pair must not hide what happened to
+    the rest. The value is infinite where all are equal.
+
     Raises:
         EvaluationFailed: as the metric's function.
     """
     values = _values(images, baseline, plan, metric)
-    mean = values.mean()
-    value = float(mean) if bool(mean.isfinite()) else None
-    return Measured(value, mean_interval(values))
+    finite = values[~values.isinf()]
+    if len(finite) == 0:
+        return Measured(None, None)
+    num_equal = len(values) - len(finite)
+    note = (
+        f"{num_equal} of {len(values)} images equal the baseline's: their {metric} is "
+        "infinite, and the mean is over the others."
+    )
+    notes = (note,) if num_equal else ()
+    return Measured(float(finite.mean()), mean_interval(finite), notes=notes)
 
 
 def _values(
@@ -39,4 +50,11 @@ def _values(
             images.features(POOLED).rows(first), baseline.features(POOLED).rows(first)
         )
     compare = per_image_psnr_db if metric == "psnr_db" else ssim
-    return compare(images.paired_pixels(), baseline.paired_pixels())
+    return torch.cat(
+        [
+            compare(own, theirs)
+            for own, theirs in zip(
+                images.paired_pixels(), baseline.paired_pixels(), strict=True
+            )
+        ]
+    )

@@ -51,6 +51,7 @@ class Data(BaseModel):
 class Sampling(Data):
     """How images are drawn: DDIM (2010.02502) whatever sampler the folder names."""
 
+    name: Literal["ddim"] = "ddim"
     num_steps: Annotated[int, Field(ge=1, le=1000)]
     schedule: Literal["quad", "uniform"] = "uniform"
     """``quad``: t_i = (i / (n - 1) * sqrt(0.8 T))^2, rounded down, repetitions dropped;

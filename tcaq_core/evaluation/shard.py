@@ -5,7 +5,7 @@ environment give the same bytes.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -133,9 +133,15 @@ class Subject:
         """
         return open_rows(self.shards, tensor=name)
 
-    def paired_pixels(self) -> UInt8[Tensor, "P H W C"]:
-        """Return the images that paired metrics compare."""
-        return torch.cat([self.tensor(i, PIXELS) for i in range(len(self.shards))])
+    def paired_pixels(self) -> Iterator[UInt8[Tensor, "P H W C"]]:
+        """Yield the images that paired metrics compare, a shard's at a time.
+
+        Shards that have none are left out.
+        """
+        for number in range(len(self.shards)):
+            found = self.tensor(number, PIXELS)
+            if len(found):
+                yield found
 
     def manifest_sha256(self) -> str:
         """Return the hex SHA-256 over every image's SHA-256, in order."""

@@ -13,12 +13,14 @@ so, and the one whose images are nearest to full precision's, at the calibration
 length and from the same noise, is recommended. Not reproduced: TMPQ-DM's non-uniform
 timestep sequences and its search by evolution; the sampler's own spacing stays.
 
+A layer whose weight bits an override names keeps them and is outside of the budget:
+what somebody pins, the others do not pay for.
+
 Invariant: the budget is met, and nothing but weight bits changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 
 from tcaq_core.calibration import CalibrationSet
 from tcaq_core.denoiser import QuantizedDenoiser
@@ -60,8 +62,6 @@ def apply(
 ) -> dict[str, object]:
     """Give every layer its weight bits; return all plans and the one taken.
 
-    A layer whose weight bits an override names keeps them.
-
     Raises:
         ModelUnsupported: the budget is below what the candidates can reach.
         CalibrationFailed: a prediction has NaN or infinite values, or a layer that
@@ -69,17 +69,21 @@ def apply(
     """
     spec = recipe.calibration
     layers = dict(denoiser.quant_layers())
+    free = [name for name in layers if recipe.chooses_weight_bits(name)]
     inputs = data.thin(config.num_inputs)
     costs = Costs(
         multiplications(denoiser, inputs),
         sensitivities(
             denoiser,
             inputs,
-            {n: _candidates(n, layer, recipe, config) for n, layer in layers.items()},
+            {
+                name: config.candidates if name in free else (layer.bits.weight_bits,)
+                for name, layer in layers.items()
+            },
             progress=progress,
         ),
     )
-    plans = affordable(costs, config, num_steps=spec.num_steps)
+    plans = affordable(costs, config, num_steps=spec.num_steps, free=free)
     if len(plans) > 1:
         plans = compare(pipeline, denoiser, plans, spec)
     best = min(plans, key=lambda plan: plan.image_error or 0.0)
@@ -91,20 +95,27 @@ def apply(
     return {"chosen": asdict(best), "plans": [asdict(plan) for plan in plans]}
 
 
-def affordable(costs: Costs, config: Allocate, *, num_steps: int) -> list[Plan]:
+def affordable(
+    costs: Costs, config: Allocate, *, num_steps: int, free: Collection[str]
+) -> list[Plan]:
     """Return a plan for each sampler length that the budget of `num_steps` affords.
+
+    The budget is that of the layers in `free`; the others have one candidate each.
 
     Raises:
         ModelUnsupported: for none of them.
     """
     plans = []
+    fixed = {n: min(e) for n, e in costs.errors.items() if n not in free}
+    open_costs = Costs(costs.macs, {n: costs.errors[n] for n in free})
     lengths = sorted(set(config.steps or (num_steps,)))
     for length in lengths:
-        bits = spend(costs, config.average_weight_bits * num_steps / length)
-        if bits is not None:
+        found = spend(open_costs, config.average_weight_bits * num_steps / length)
+        if found is not None:
+            bits = found | fixed
             plans.append(Plan(length, costs.mean_bits(bits), None, bits))
     if not plans:
-        least = costs.mean_bits({n: min(e) for n, e in costs.errors.items()})
+        least = open_costs.mean_bits({n: min(costs.errors[n]) for n in free})
         raise ModelUnsupported(
             f"A mean of {config.average_weight_bits:g} weight bits over {num_steps} "
             f"steps is out of reach: {least:.2f} bits over {lengths[0]} is the least.",
@@ -117,7 +128,7 @@ def spend(costs: Costs, budget: float) -> dict[str, int] | None:
     """Return each layer's bits with a mean within the budget; None: out of reach."""
     bits = {name: max(errors) for name, errors in costs.errors.items()}
     # A rounding error of the mean must not cost a layer its bits.
-    while costs.mean_bits(bits) > budget * (1 + 1e-9):
+    while bits and costs.mean_bits(bits) > budget * (1 + 1e-9):
         drops = [
             (
                 (errors[b] - errors[bits[name]])
@@ -156,16 +167,6 @@ def compare(
         error = finite_error(error, f"sampling in {plan.num_steps} steps")
         compared.append(replace(plan, image_error=error))
     return compared
-
-
-def _candidates(
-    name: str, layer: QuantLayer, recipe: Recipe, config: Allocate
-) -> tuple[int, ...]:
-    for override in recipe.method.overrides:
-        if fnmatchcase(name, override.match):  # the first match wins
-            named = override.weight_bits is not None
-            return (layer.bits.weight_bits,) if named else config.candidates
-    return config.candidates
 
 
 def _with_weight_bits(layer: QuantLayer, weight_bits: int) -> LayerBits:

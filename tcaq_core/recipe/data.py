@@ -47,7 +47,8 @@ class Allocate(Settings):
 
     kind: Literal["allocate"] = "allocate"
     average_weight_bits: Annotated[float, Field(ge=2, le=8)] = 4.0
-    """Budget: mean weight bits over all multiplications of one denoiser call."""
+    """Budget: mean weight bits over all multiplications of one denoiser call, but those
+    of layers whose weight bits an override names."""
     candidates: Annotated[
         tuple[Annotated[int, Field(ge=2, le=8)], ...], Field(min_length=2)
     ] = (2, 3, 4, 5, 6, 8)

@@ -108,9 +108,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """Return the bit widths of a layer by module name; None: full precision."""
         if any(fnmatchcase(layer, pattern) for pattern in self.method.skip):
             return None
-        found = next(
-            (o for o in self.method.overrides if fnmatchcase(layer, o.match)), None
-        )
+        found = self._override_of(layer)
         weight_bits = found.weight_bits if found else None
         activation_bits = found.activation_bits if found else None
         return LayerBits(
@@ -118,6 +116,19 @@ class Recipe(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             activation_bits=activation_bits or self.activation_bits,
         )
 
+    def chooses_weight_bits(self, layer: str) -> bool:
+        """Return whether a pass chooses a quantized layer's weight bits.
+
+        Not where an override names them.
+        """
+        found = self._override_of(layer)
+        is_named = found is not None and found.weight_bits is not None
+        return not is_named and any(isinstance(p, Allocate) for p in self.method.passes)
+
     def digest(self) -> str:
         """Return ``sha256:<hex>`` of the canonical JSON."""
         return f"sha256:{hashlib.sha256(self.model_dump_json().encode()).hexdigest()}"
+
+    def _override_of(self, layer: str) -> Override | None:
+        matching = (o for o in self.method.overrides if fnmatchcase(layer, o.match))
+        return next(matching, None)

@@ -35,6 +35,7 @@ def test_a_model_is_scored_in_the_terminal(
     assert f"FD-{NAME}" in result.stdout
     assert "changed: num_images, num_steps, extractor, reference" in result.stdout
     assert "target 0/24" in result.stderr
+    assert "note: A Frechet distance over 24 images is biased upwards" in result.stdout
 
 
 def test_the_records_are_printed_in_full(

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -23,6 +24,15 @@ def test_the_schedule_is_the_papers() -> None:
     assert len(hundred) == 96
     assert hundred[:4] == (0, 1, 2, 3)
     assert hundred[-1] == 800
+
+
+@pytest.mark.parametrize("num_timesteps", [250, 1000])
+def test_every_length_visits_what_the_authors_code_visits(num_timesteps: int) -> None:
+    last = np.sqrt(num_timesteps * 0.8)
+    for num_steps in range(2, num_timesteps + 1):
+        seq = [int(s) for s in list(np.linspace(0, last, num_steps) ** 2)]
+        found = quad_timesteps(num_steps, num_timesteps=num_timesteps)
+        assert found == tuple(sorted(set(seq))), num_steps
 
 
 def test_one_step_starts_where_the_noise_is() -> None:

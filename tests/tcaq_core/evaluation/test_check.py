@@ -2,7 +2,9 @@ import pytest
 
 from tcaq_core.errors import EvaluationFailed, ReferenceUnusable
 from tcaq_core.evaluation.check import check_model_size, check_plan
-from tcaq_core.evaluation.protocols import Sampling
+from tcaq_core.evaluation.classifier_score import NUM_SPLITS
+from tcaq_core.evaluation.precision_recall import NEIGHBOURS
+from tcaq_core.evaluation.protocols import PROTOCOLS, Protocol, Sampling
 from tcaq_core.evaluation.record import ExtractorInfo, ReferenceInfo, ReferenceUsed
 from tcaq_core.evaluation.spec import EvaluationPlan
 
@@ -155,21 +157,75 @@ def test_a_reference_of_images_of_another_size_is_refused(
         check_plan(plan("fd", image_size=32, reference=reference(image_size=size)))
 
 
+def _draws(
+    asked: EvaluationPlan, height: int, *, width: int | None = None, channels: int = 3
+) -> None:
+    check_model_size(asked, image_size=(height, width or height), channels=channels)
+
+
 def test_a_model_of_another_size_is_refused() -> None:
-    check_model_size(plan("fd", image_size=32), image_size=32)
-    check_model_size(plan("psnr_db", extractor=None, reference=None), image_size=64)
+    _draws(plan("fd", image_size=32), 32)
+    _draws(plan("psnr_db", extractor=None, reference=None), 64)
     with pytest.raises(EvaluationFailed, match="the protocol asks for 32"):
-        check_model_size(plan("fd", image_size=32), image_size=64)
+        _draws(plan("fd", image_size=32), 64)
     with pytest.raises(EvaluationFailed, match="model draws 64 pixels a side; net"):
-        check_model_size(plan("fd"), image_size=64)
+        _draws(plan("fd"), 64)
     resizing = without(resize="tf1-bilinear-no-antialias", image_size=None)
     other = reference(extractor=resizing)
     with pytest.raises(ReferenceUnusable, match="64 x 64 are drawn"):
-        check_model_size(plan("fd", extractor=resizing, reference=other), image_size=64)
+        _draws(plan("fd", extractor=resizing, reference=other), 64)
+
+
+def test_the_second_side_counts_too() -> None:
+    bare = plan("psnr_db", extractor=None, reference=None)
+    _draws(bare, 32, width=64)
+    with pytest.raises(EvaluationFailed, match="the protocol asks for 32"):
+        _draws(bare.model_copy(update={"image_size": 32}), 32, width=64)
+    with pytest.raises(EvaluationFailed, match="model draws 64 pixels a side; net"):
+        _draws(plan("fd"), 32, width=64)
+    resizing = without(resize="tf1-bilinear-no-antialias", image_size=None)
+    tall = reference(extractor=resizing, image_size=(64, 32))
+    asked = plan("fd", extractor=resizing, reference=tall)
+    _draws(asked, 64, width=32)
+    with pytest.raises(ReferenceUnusable, match="32 x 64 images; 64 x 32 are drawn"):
+        _draws(asked, 32, width=64)
+
+
+def test_images_that_are_neither_gray_nor_colour_are_for_pixels_alone() -> None:
+    _draws(plan("fd"), 32, channels=1)
+    bare = plan("psnr_db", extractor=None, reference=None)
+    _draws(bare, 32, channels=4)
+    for asked in (plan("cs"), bare.model_copy(update={"keep_images": True})):
+        with pytest.raises(EvaluationFailed, match="4 channels"):
+            _draws(asked, 32, channels=4)
 
 
 def test_images_smaller_than_ssims_window_are_refused() -> None:
-    asked = plan(metrics=("ssim",), extractor=None, reference=None)
-    check_model_size(asked, image_size=11)
-    with pytest.raises(EvaluationFailed, match="windows of 11"):
-        check_model_size(asked, image_size=10)
+    asked = plan("ssim", extractor=None, reference=None)
+    _draws(asked, 11)
+    for sides in ((10, 10), (16, 10)):
+        with pytest.raises(EvaluationFailed, match="windows of 11"):
+            _draws(asked, sides[0], width=sides[1])
+
+
+@pytest.mark.parametrize(
+    ("metric", "needed"),
+    [("cs", NUM_SPLITS), ("precision", NEIGHBOURS + 1), ("recall", NEIGHBOURS + 1)],
+)
+def test_too_few_images_for_a_metric_are_refused(metric: str, needed: int) -> None:
+    check_plan(plan(metric, num_images=needed))
+    with pytest.raises(EvaluationFailed, match=f"few for {metric}") as caught:
+        check_plan(plan(metric, num_images=needed - 1))
+    assert f"At least {needed} images" in caught.value.hint
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda p: p.name)
+def test_a_protocol_that_draws_by_classes_or_prompts_is_not_drawn_without(
+    protocol: Protocol,
+) -> None:
+    asked = plan("psnr_db", protocol=protocol.name, extractor=None, reference=None)
+    if protocol.conditioning == "none":
+        check_plan(asked)
+        return
+    with pytest.raises(EvaluationFailed, match=f"by {protocol.conditioning}"):
+        check_plan(asked)

@@ -5,7 +5,7 @@ import pytest
 from tcaq_core.errors import GuardViolated
 from tcaq_core.evaluation.guard import repaired, violations, worst_first
 from tcaq_core.evaluation.spec import Guards
-from tcaq_core.recipe import Recipe, resolve
+from tcaq_core.recipe import Allocate, FitRanges, Method, Override, Recipe, resolve
 from tests.tcaq_core.evaluation.plans import make_score
 
 LAYERS: dict[str, Any] = {
@@ -73,6 +73,34 @@ def test_what_needs_no_more_bits_is_not_named_as_changed() -> None:
     guards = Guards(min_psnr_db=1.0, on_violation="raise_bits", max_rounds=1)
     with pytest.raises(GuardViolated, match="no layer is left"):
         repaired(_recipe(weight_bits=8), LAYERS, guards, round_index=1)
+
+
+def test_a_round_is_not_spent_on_layers_that_are_precise_already() -> None:
+    # b is the worst, and at 8 bits: the share is taken of the others.
+    guards = Guards(min_psnr_db=1.0, on_violation="raise_bits", max_rounds=3)
+    precise = Method(
+        passes=(FitRanges(),),
+        overrides=(Override(match="b", weight_bits=8, activation_bits=8),),
+    )
+    recipe = resolve(precise, weight_bits=4, activation_bits=8)
+    assert repaired(recipe, LAYERS, guards, round_index=1).layers == ("d",)
+
+
+def test_bits_that_a_pass_chooses_can_be_raised_whatever_the_recipe_s_are() -> None:
+    guards = Guards(min_psnr_db=1.0, on_violation="raise_bits", max_rounds=3)
+    method = Method(passes=(Allocate(average_weight_bits=4), FitRanges()))
+    recipe = resolve(method, weight_bits=8, activation_bits=8)
+    repair = repaired(recipe, LAYERS, guards, round_index=1)
+    assert repair.layers == ("b",)
+    assert not repair.recipe.chooses_weight_bits("b")
+    assert repair.recipe.chooses_weight_bits("a")
+
+
+@pytest.mark.parametrize("action", ["raise_bits", "skip_layers"])
+def test_without_a_layer_report_nothing_can_be_repaired(action: str) -> None:
+    guards = Guards.model_validate({"min_psnr_db": 1.0, "on_violation": action})
+    with pytest.raises(GuardViolated, match="no layer is left"):
+        repaired(_recipe(), {}, guards, round_index=1)
 
 
 def test_skipped_layers_stay_in_full_precision() -> None:

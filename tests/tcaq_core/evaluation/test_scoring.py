@@ -176,6 +176,7 @@ def test_a_record_says_what_the_value_depends_on(world: World) -> None:
     assert found["cs"].reference is None
     assert (found["fd"].n_generated, found["psnr_db"].n_generated) == (NUM_IMAGES, 10)
     assert found["fd"].seeds.base == 3
+    assert found["fd"].sampler.name == "ddim"
     assert "biased upwards" in found["fd"].notes[0]
     assert found["psnr_db"].baseline is None
 

@@ -61,7 +61,7 @@ def test_pixels_are_kept_of_the_images_that_are_paired(
     subject = _subject(tmp_path, pipeline, plan)
     sizes = [len(subject.tensor(number, "pixels")) for number in range(3)]
     assert sizes == [4, 2, 0]
-    assert subject.paired_pixels().shape == (6, 8, 8, 3)
+    assert [len(found) for found in subject.paired_pixels()] == [4, 2]
     alone = load(_shard(pipeline, make_plan(baseline=False), 0))
     assert len(alone["pixels"]) == 0
 

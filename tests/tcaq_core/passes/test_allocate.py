@@ -117,6 +117,33 @@ def test_overrides_keep_the_bits_that_they_name(
     assert {b for n, b in bits.items() if not n.startswith("mid_block.")} == {3, 8}
 
 
+def test_what_an_override_raises_the_other_layers_do_not_pay_for(
+    pipeline: Pipeline, data: CalibrationSet
+) -> None:
+    # A guard raises bits by overrides: nothing else may lose its own to them.
+    config = Allocate(average_weight_bits=4, candidates=(3, 4, 8), num_inputs=2)
+    overrides = (Override(match="*conv*", weight_bits=8),)
+    denoiser, report = run(pipeline, data, config, overrides=overrides)
+    macs = multiplications(denoiser, data)
+    bits = {n: layer.bits.weight_bits for n, layer in denoiser.quant_layers()}
+    others = [name for name in bits if "conv" not in name]
+    assert {bits[name] for name in bits if "conv" in name} == {8}
+    spent = sum(macs[n] * bits[n] for n in others) / sum(macs[n] for n in others)
+    assert 3.5 < spent <= 4
+    chosen = report["chosen"]
+    assert isinstance(chosen, dict)
+    assert chosen["mean_weight_bits"] == pytest.approx(mean_bits(denoiser, data))
+
+
+def test_where_every_layer_s_bits_are_named_nothing_is_chosen(
+    pipeline: Pipeline, data: CalibrationSet
+) -> None:
+    config = Allocate(average_weight_bits=4, num_inputs=2)
+    overrides = (Override(match="*", weight_bits=8),)
+    denoiser, _ = run(pipeline, data, config, overrides=overrides)
+    assert {layer.bits.weight_bits for _, layer in denoiser.quant_layers()} == {8}
+
+
 def test_sampler_lengths_share_one_budget(
     pipeline: Pipeline, data: CalibrationSet
 ) -> None:
