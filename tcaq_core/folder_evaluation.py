@@ -143,7 +143,7 @@ def _draw(
             )
         paths.append(path)
     progress(plan.num_images, plan.num_images)
-    return Subject(tuple(paths))
+    return Subject(tuple(paths), dict(source.identity))
 
 
 def _go_on() -> None:

@@ -28,6 +28,7 @@ class Drawn:
 
     digest: str
     shards: tuple[ShardResult, ...]
+    subject: Subject
 
     @property
     def seconds(self) -> float:
@@ -50,7 +51,10 @@ class Drawn:
                         session, self.digest, number=one.number, sha256=one.sha256
                     )
                 raise
-        return Images(tuple(paths))
+        identity = self.subject.model_dump(mode="json")
+        return Images(
+            tuple(paths), {key: str(value) for key, value in identity.items()}
+        )
 
     def kept(self, prefix: str) -> dict[str, StoredArtifact]:
         """Return the tars of images that were kept: ``<prefix>/0``."""
@@ -94,7 +98,7 @@ def draw_subjects(
             progress(STAGE, before + images, total)
 
         made = complete_set(request.digest(), context, make_shard(context), tick=tick)
-        drawn[name] = Drawn(request.digest(), made)
+        drawn[name] = Drawn(request.digest(), made, request.subject)
     return drawn
 
 

@@ -59,6 +59,8 @@ class KernelDistance:
     """Of one subset's value; not the error of the mean: subsets share images."""
     num_subsets: int
     subset_size: int
+    values: tuple[float, ...]
+    """Of each subset; with the same seed and sizes, of the same images of others."""
 
 
 def kernel_distance(
@@ -97,7 +99,8 @@ def kernel_distance(
         found.append(squared_mmd(x, y))
     values = torch.tensor(found, dtype=torch.float64)
     std = float(values.std(correction=0))
-    return KernelDistance(float(values.mean()), std, num_subsets, size)
+    mean = float(values.mean())
+    return KernelDistance(mean, std, num_subsets, size, tuple(found))
 
 
 def squared_mmd(x: Float64[Tensor, "M F"], y: Float64[Tensor, "M G"]) -> float:

@@ -13,17 +13,14 @@ from tcaq_core.evaluation.jackknife import (
     Replicates,
     consecutive_groups,
     jackknife_interval,
-    mean_interval,
-    student_t_quantile,
 )
 from tcaq_core.evaluation.kernel_distance import (
     SUBSET_SIZE,
     RowStore,
     kernel_distance,
 )
-from tcaq_core.evaluation.measured import Measured
+from tcaq_core.evaluation.measured import Measured, Spread
 from tcaq_core.evaluation.precision_recall import NEIGHBOURS, precision_recall
-from tcaq_core.evaluation.record import Interval
 from tcaq_core.evaluation.shard import LOGITS, Subject
 from tcaq_core.evaluation.spec import EvaluationPlan
 
@@ -54,14 +51,12 @@ def kernel(
     if n < 2 * m:
         note = "No interval: fewer images than two subsets."
         return Measured(found.mean, None, notes=(note,))
-    variance = found.std**2 * (m / (n - m) + 1 / num_subsets)
-    error = student_t_quantile(num_subsets - 1) * variance**0.5
-    interval = Interval(
-        low=found.mean - error,
-        high=found.mean + error,
-        method=f"spread of {num_subsets} subsets of {m} of {n} images, Student t",
+    spread = Spread(
+        found.values,
+        m / (n - m) + 1 / num_subsets,
+        f"spread of {num_subsets} subsets of {m} of {n} images, Student t",
     )
-    return Measured(found.mean, interval)
+    return Measured(found.mean, spread.interval(found.mean), spread=spread)
 
 
 def classifier(images: Subject, plan: EvaluationPlan) -> Measured:
@@ -74,8 +69,10 @@ def classifier(images: Subject, plan: EvaluationPlan) -> Measured:
         )
         for number in range(plan.num_shards)
     ).score()
-    splits = torch.tensor(found.splits, dtype=torch.float64)
-    return Measured(found.mean, mean_interval(splits))
+    num_splits = len(found.splits)
+    method = f"Student t over {num_splits} splits"
+    spread = Spread(found.splits, 1 / num_splits, method)
+    return Measured(found.mean, spread.interval(found.mean), spread=spread)
 
 
 @dataclass(frozen=True)

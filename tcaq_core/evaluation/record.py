@@ -79,17 +79,27 @@ class Interval(Data):
 class Baseline(Data):
     """The full-precision model's score with the same seeds, and the difference."""
 
+    subject: dict[str, str]
+    """Its hashes, as `Generated.subject`."""
+    manifest_sha256: Sha256
+    """Over the pixels of all its images in order."""
+
     value: float
     ci95: tuple[float, float] | None
     delta: float
     """This score minus the baseline's."""
     delta_ci95: tuple[float, float] | None
-    """Of the paired difference: much narrower than either score's own interval."""
+    """Of the paired difference: narrower, the more alike the images are."""
     same_seeds: Literal[True] = True
 
 
 class Generated(Data):
     """The images that were scored."""
+
+    subject: dict[str, str]
+    """What drew them: the hashes of a checkpoint, or of a model and its settings."""
+    batch_size: int
+    """Images drawn at once."""
 
     dtype: Literal["uint8"] = "uint8"
     rounding: Literal["nearest"] = "nearest"

@@ -4,7 +4,7 @@ It reads the shards in order, piece by piece, so the scores do not depend on who
 which, and memory does not grow with the number of images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -101,17 +101,21 @@ def score(
         Interrupted: `tick` asks to stop.
     """
     images = Generated(
+        subject=dict(scored.images.identity),
+        batch_size=scored.plan.batch_size,
         format="png" if scored.plan.keep_images else "none",
         manifest_sha256=scored.images.manifest_sha256(),
     )
     records = []
+    beside = None if scored.baseline is None else _described_baseline(scored.baseline)
     for metric in scored.plan.metrics:
         tick()
         own = _measure(metric, scored, scored.images, tick)
         baseline = None
-        if scored.baseline is not None and metric not in PAIRED_METRICS:
+        if scored.baseline and beside and metric not in PAIRED_METRICS:
             tick()
-            baseline = _beside(own, _measure(metric, scored, scored.baseline, tick))
+            theirs = _measure(metric, scored, scored.baseline, tick)
+            baseline = _beside(own, theirs, beside)
         records.append(
             ScoreRecord(
                 **_described(metric, scored.plan),
@@ -180,20 +184,37 @@ def _there(part: T | None, what: str) -> T:
     return part
 
 
-def _beside(own: Measured, beside: Measured) -> Baseline | None:
+def _described_baseline(images: Subject) -> dict[str, Any]:
+    return {
+        "subject": dict(images.identity),
+        "manifest_sha256": images.manifest_sha256(),
+    }
+
+
+def _beside(
+    own: Measured, beside: Measured, described: Mapping[str, Any]
+) -> Baseline | None:
     if own.value is None or beside.value is None:
         return None
-    interval = None
-    if own.replicates is not None and beside.replicates is not None:
-        interval = jackknife_interval(
-            paired_difference(own.replicates, beside.replicates)
-        )
     return Baseline(
+        **described,
         value=beside.value,
         ci95=beside.bounds,
         delta=own.value - beside.value,
-        delta_ci95=None if interval is None else (interval.low, interval.high),
+        delta_ci95=_paired_bounds(own, beside),
     )
+
+
+def _paired_bounds(own: Measured, beside: Measured) -> tuple[float, float] | None:
+    """Return the interval of the difference: same images left out, same subsets."""
+    assert own.value is not None  # noqa: S101 - as the caller has seen
+    assert beside.value is not None  # noqa: S101
+    found = None
+    if own.replicates is not None and beside.replicates is not None:
+        found = jackknife_interval(paired_difference(own.replicates, beside.replicates))
+    elif own.spread is not None and beside.spread is not None:
+        found = own.spread.minus(beside.spread).interval(own.value - beside.value)
+    return None if found is None else (found.low, found.high)
 
 
 def _notes(metric: Metric, plan: EvaluationPlan) -> tuple[str, ...]:

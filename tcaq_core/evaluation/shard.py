@@ -5,8 +5,8 @@ environment give the same bytes.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -107,6 +107,8 @@ class Subject:
     """All shards of one model, in order: files that are read piece by piece."""
 
     shards: tuple[Path, ...]
+    identity: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The hashes of what drew them."""
 
     def tensor(self, number: int, name: str) -> Tensor:
         """Return one tensor of one shard.

@@ -222,6 +222,9 @@ def resolve_evaluation(
     """
     protocol = PROTOCOLS[asked.protocol]
     num_images = asked.num_images or protocol.num_images
+    if set(asked.wanted) <= PAIRED_METRICS:
+        # Nobody looks at the others.
+        num_images = min(num_images, asked.paired_images)
     sampling = protocol.sampling
     if asked.num_steps is not None:
         sampling = sampling.model_copy(update={"num_steps": asked.num_steps})

@@ -78,7 +78,12 @@ def make_score(
     baseline = None
     if delta is not None and value is not None:
         baseline = Baseline(
-            value=value - delta, ci95=None, delta=delta, delta_ci95=None
+            subject={},
+            manifest_sha256="0" * 64,
+            value=value - delta,
+            ci95=None,
+            delta=delta,
+            delta_ci95=None,
         )
     plan = make_plan()
     return ScoreRecord(
@@ -91,7 +96,9 @@ def make_score(
         n_generated=10,
         reference=None,
         features=None,
-        images=Generated(format="none", manifest_sha256="0" * 64),
+        images=Generated(
+            subject={}, batch_size=50, format="none", manifest_sha256="0" * 64
+        ),
         sampler=plan.sampling,
         seeds=Seeds(base=0),
         execution="integer",

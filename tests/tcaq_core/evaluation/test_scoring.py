@@ -222,3 +222,26 @@ def test_scoring_can_be_interrupted(world: World) -> None:
 
     with pytest.raises(Interrupted):
         _scores(world.scored, tick=tick)
+
+
+def test_differences_of_splits_are_paired_too(world: World) -> None:
+    record = world.scores()["cs"]
+    assert record.ci95 is not None
+    assert record.baseline is not None
+    low, high = record.baseline.delta_ci95 or (0.0, 0.0)
+    assert low < record.baseline.delta < high
+    # The classes of the same noise go up and down together.
+    assert high - low < record.ci95[1] - record.ci95[0]
+
+
+def test_a_record_names_what_drew_the_images(world: World) -> None:
+    images = replace(world.scored.images, identity={"checkpoint": "4" * 64})
+    assert world.scored.baseline is not None
+    baseline = replace(world.scored.baseline, identity={"model": "5" * 64})
+    record = world.scores(images=images, baseline=baseline)["fd"]
+    assert record.images.subject == {"checkpoint": "4" * 64}
+    assert record.images.batch_size == 4
+    assert record.baseline is not None
+    assert record.baseline.subject == {"model": "5" * 64}
+    assert record.baseline.manifest_sha256 == baseline.manifest_sha256()
+    assert record.baseline.manifest_sha256 != record.images.manifest_sha256
