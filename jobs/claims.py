@@ -4,13 +4,13 @@ Every change is one conditional UPDATE on the lease's token, so a worker that wa
 for dead and comes back cannot touch a row that is no longer its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -154,10 +154,13 @@ def finish(
     """
     values = {"result": dict(result), "fraction": 1.0}
     _end(session, lease, JobStatus.SUCCEEDED, values, now=now)
-    for name, stored in artifacts.items():
-        _remember(session, stored, now=now)
-        session.add(JobArtifact(job_id=lease.job_id, name=name, sha256=stored.sha256))
-    session.flush()
+    _remember(session, artifacts.values(), now=now)
+    named = [
+        {"job_id": lease.job_id, "name": name, "sha256": stored.sha256}
+        for name, stored in artifacts.items()
+    ]
+    if named:
+        session.execute(insert(JobArtifact), named)
 
 
 def fail(
@@ -243,17 +246,28 @@ def _held(
     return job
 
 
-def _remember(session: Session, stored: StoredArtifact, *, now: datetime) -> None:
+def _remember(
+    session: Session, files: Iterable[StoredArtifact], *, now: datetime
+) -> None:
+    # In one statement: an evaluation may keep 40,000 files, and on SQLite nobody else
+    # reads or writes meanwhile. In order: two who lock the same rows never cross.
+    rows = [
+        {
+            "sha256": stored.sha256,
+            "size_bytes": stored.size_bytes,
+            "media_type": stored.media_type,
+            "created_at": now,
+        }
+        for stored in sorted(
+            {stored.sha256: stored for stored in files}.values(),
+            key=lambda stored: stored.sha256,
+        )
+    ]
+    if not rows:
+        return
     dialect = session.get_bind().dialect.name
-    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    upsert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     # Two jobs may make the same bytes at the same moment; both mean the same file.
     session.execute(
-        insert(Artifact)
-        .values(
-            sha256=stored.sha256,
-            size_bytes=stored.size_bytes,
-            media_type=stored.media_type,
-            created_at=now,
-        )
-        .on_conflict_do_nothing(index_elements=["sha256"])
+        upsert(Artifact).on_conflict_do_nothing(index_elements=["sha256"]), rows
     )

@@ -106,6 +106,19 @@ def ring(session: Session, job: Job, celery: Celery) -> None:
     _enqueue(session, celery, bell)
 
 
+def waiting_calls(celery: Celery) -> int:
+    """Return how many calls for help nobody has heard yet, for whatever set.
+
+    0 where the broker does not answer.
+    """
+    try:
+        with celery.connection_for_write(connect_timeout=2) as connection:
+            declared = connection.default_channel.queue_declare(SHARDS_QUEUE)
+    except (OperationalError, ChannelError, OSError):
+        return 0
+    return int(declared.message_count)
+
+
 def ring_shards(session: Session, digest: str, count: int, celery: Celery) -> None:
     """Call for help with `count` shards of a set, once the session has committed.
 

@@ -116,7 +116,7 @@ def check_image_size(plan: EvaluationPlan, model: str, settings: Settings) -> No
         return
     side = folder.sample_size
     try:
-        check_model_size(plan, image_size=side)
+        check_model_size(plan, image_size=(side, side), channels=folder.in_channels)
     except ReferenceUnusable as error:
         raise FieldRejected(error, pointer=REFERENCE) from error
     except EvaluationFailed as error:
@@ -195,7 +195,7 @@ def _culprit(plan: EvaluationPlan) -> str:
 
 
 def _keep(path: Path, sha256: str, store: ArtifactStore) -> None:
-    if store.exists(sha256):
+    if _is_kept(sha256, store):
         return
     stored = store.put(path, media_type=REFERENCE_MEDIA_TYPE)
     if stored.sha256 != sha256:
@@ -203,3 +203,14 @@ def _keep(path: Path, sha256: str, store: ArtifactStore) -> None:
             f"{path.name} changed while it was read.", hint="Send the request again."
         )
         raise FieldRejected(error, pointer=REFERENCE)
+
+
+def _is_kept(sha256: str, store: ArtifactStore) -> bool:
+    """Return whether the store has it whole: who finds it damaged submits again."""
+    path = store.path(sha256)
+    if path is None:
+        return store.exists(sha256)
+    try:
+        return read_reference(path).stats_sha256 == sha256
+    except ReferenceUnusable:
+        return False

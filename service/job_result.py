@@ -31,6 +31,21 @@ def scores_of(result: Json) -> list[Json]:
     return scores
 
 
+def without_records(result: Json) -> Json:
+    """Return a result as a listing shows it: a sweep's points without their scores.
+
+    Each point's records are some 10 kB, and a listing may show a hundred sweeps of 64
+    points; the job itself has them.
+    """
+    if "points" not in result:
+        return result
+    shown = [
+        {key: value for key, value in point.items() if key != "scores"}
+        for point in result["points"]
+    ]
+    return result | {"points": shown}
+
+
 def has_evaluation(job: Job) -> bool:
     """Return whether a job's own result will have scores; a sweep's points do."""
     return job.kind != JobKind.SWEEP and job.request.get("plan") is not None

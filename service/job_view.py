@@ -11,7 +11,7 @@ from jobs.ids import public_id
 from jobs.models import Job, JobKind, Json
 from jobs.status import JobStatus, is_terminal
 from service import eta
-from service.job_result import artifact_url, metrics_of, urls_of
+from service.job_result import artifact_url, metrics_of, urls_of, without_records
 from service.schemas.job import (
     Attempt,
     Failure,
@@ -26,10 +26,17 @@ from service.schemas.job import (
 from service.schemas.sample import Image, SampleRead, SampleUrls
 
 
-def job_object(job: Job, *, ahead: int | None = None) -> JobRead:
-    """Return the job object; `ahead` is the number of queued jobs before it."""
+def job_object(
+    job: Job, *, ahead: int | None = None, is_listed: bool = False
+) -> JobRead:
+    """Return the job object; `ahead` is the number of queued jobs before it.
+
+    One that is listed comes without what would make a page of them large.
+    """
     # Until then it is what another attempt would go on from.
     result = job.result if job.status == JobStatus.SUCCEEDED else None
+    if result is not None and is_listed:
+        result = without_records(result)
     written = [] if job.kind == JobKind.EVALUATE else ["safetensors"]
     return JobRead(
         **_tracked(job, ahead),

@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from jobs.artifacts import StoredArtifact
 from jobs.models import Job
-from tcaq_core.evaluation.check import check_model_size, check_plan
 from tcaq_core.evaluation.reference import Reference, load_reference
 from tcaq_core.evaluation.scoring import Scored, score
 from tcaq_core.evaluation.spec import EvaluationPlan
@@ -22,6 +21,7 @@ from worker.loading import load_baseline
 from worker.memory import return_memory
 from worker.models import Loaded
 from worker.outcome import Progress, Succeeded
+from worker.scorable import require_scorable
 from worker.subjects import CheckpointSubject, ModelSubject, Subject, model_subject
 from worker.targets import Target, checkpoint_of, load_target
 
@@ -92,12 +92,11 @@ def subjects_of(
     """Return whose images a plan needs, the target being loaded.
 
     Raises:
-        EvaluationFailed, ReferenceUnusable: the plan cannot be scored, or not with
-            this model's images.
+        TCAQError, JobError: as `require_scorable`.
         ModelNotFound: the model that the target was quantized from is gone.
     """
-    check_plan(plan)
-    check_model_size(plan, image_size=loaded.pipeline.image_shape[1])
+    channels, height, width = loaded.pipeline.image_shape
+    require_scorable(plan, context, image_size=(height, width), channels=channels)
     baseline = None
     if plan.baseline:
         baseline = model_subject(load_baseline(loaded, context))

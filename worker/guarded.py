@@ -19,6 +19,7 @@ from worker.journals import AttemptJournal
 from worker.loading import load_checkpoint
 from worker.outcome import Progress, Succeeded
 from worker.quantize import Quantized, quantize_once
+from worker.scorable import require_scorable_model
 from worker.subjects import CheckpointSubject
 
 
@@ -63,6 +64,7 @@ class Attempt:
         quantized = quantize_once(
             self.job, recipe, self.context, progress, self.journal, data=self.data
         )
+        self.journal.finished()
         evaluated = evaluate_checkpoint(
             self.job, self.context, self.evaluation, quantized.checkpoint, progress
         )
@@ -83,6 +85,8 @@ def quantize(
     if request.plan is None:
         made = quantize_once(job, recipe, context, progress, journal)
         return Succeeded(result=made.result, artifacts=made.artifacts)
+    progress("fetch", 0, 1)
+    require_scorable_model(job.model, request.plan, context)
     attempt = Attempt(job, context, progress, journal, request.plan)
     first = attempt.run(recipe, progress)
     if request.guards is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import assert_never
 
 from jobs.settings import Settings
-from tcaq_core.errors import ExportFailed, GuardViolated, ResumeRefused
+from tcaq_core.errors import ExportFailed, ResumeRefused
 from tcaq_core.journal import FolderJournal
 from worker.outcome import Failed, Outcome, Stopped, Succeeded
 
@@ -24,12 +24,20 @@ class AttemptJournal:
         self._root = settings.journals
         self._resumed = resumed
         self._folders: list[Path] = []
+        self._finished: set[Path] = set()
 
     def open(self, fingerprint: str) -> FolderJournal:
         """Return the journal of everything that has this fingerprint."""
         folder = self._root / fingerprint
         self._folders.append(folder)
         return FolderJournal(folder, fingerprint, self._resumed)
+
+    def finished(self) -> None:
+        """Say that what was opened so far has led to checkpoints that reload.
+
+        What fails after that, a score or another recipe, is not for what they hold.
+        """
+        self._finished.update(self._folders)
 
     def close(self, outcome: Outcome) -> None:
         """Delete what was saved, unless another attempt could go on from it.
@@ -38,7 +46,8 @@ class AttemptJournal:
         """
         if _is_wanted(outcome):
             return
-        for folder in self._folders:
+        kept = self._finished if isinstance(outcome, Failed) else set()
+        for folder in set(self._folders) - kept:
             # A worker that was given up may still write there: `sweep` comes later.
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -48,9 +57,8 @@ def _is_wanted(outcome: Outcome) -> bool:
         case Succeeded():
             return False
         case Failed(error):
-            # Without the export or the guard that failed, the same job goes on where
-            # this one was.
-            if error["code"] in {ExportFailed.code, GuardViolated.code}:
+            # Without the export that failed, the same job goes on where this one was.
+            if error["code"] == ExportFailed.code:
                 return True
             # A journal that was refused would be refused again.
             return bool(error["retryable"]) and error["code"] != ResumeRefused.code

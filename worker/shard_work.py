@@ -45,7 +45,7 @@ def make_shard(context: Context) -> Make:
         began = perf_counter()
         loaded = load_subject(asked.subject, context)
         network = asked.plan.extractor
-        extractor = None if network is None else _extractor(network, context)
+        extractor = None if network is None else extractor_of(network, context)
         with _tar(context, wanted=asked.plan.keep_images) as (images, keep):
             features = shard.make_shard(
                 loaded.pipeline, extractor, asked.plan, number, tick=tick, keep=keep
@@ -74,7 +74,13 @@ def _tar(
         raise
 
 
-def _extractor(info: ExtractorInfo, context: Context) -> Extractor:
+def extractor_of(info: ExtractorInfo, context: Context) -> Extractor:
+    """Return a feature network, ready to use.
+
+    Raises:
+        ExtractorUnavailable: its weights are not here, or are others.
+    """
+
     def load() -> Extractor:
         settings = context.settings
         path = fetch_extractor(

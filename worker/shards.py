@@ -17,7 +17,7 @@ from jobs import shards as ledger
 from jobs.artifacts import ArtifactStore
 from jobs.errors import LeaseLost
 from jobs.models import Json
-from jobs.queue import ring_shards
+from jobs.queue import ring_shards, waiting_calls
 from jobs.shards import ShardLease, ShardResult, Tally
 from tcaq_core.errors import Interrupted
 from tcaq_core.fingerprint import environment_digest
@@ -132,7 +132,10 @@ class Bell:
         others = min(count.waiting - 1, MOST_DOORBELLS)
         # Where somebody helps, the doorbells of the others have been heard or wait.
         if others > 0 and not count.held and monotonic() >= self._due:
-            ring_shards(session, self._digest, others, self._context.celery)
+            # What nobody has heard is not said twice: where there are no helpers, the
+            # broker's folder would otherwise grow with every call.
+            missing = others - waiting_calls(self._context.celery)
+            ring_shards(session, self._digest, missing, self._context.celery)
             self._due = monotonic() + self._interval
             self._interval = min(2 * self._interval, SLOWEST * self._first)
         return count

@@ -22,6 +22,7 @@ from worker.memory import return_memory
 from worker.models import fetch_model
 from worker.outcome import Progress, Succeeded
 from worker.pareto_plot import plot
+from worker.scorable import require_scorable_model
 from worker.sweep_points import (
     Row,
     SweepRequest,
@@ -48,6 +49,7 @@ def sweep(
     points = list(request.points())
     rows = _finished(job, points)
     progress("fetch", 0, 1)
+    require_scorable_model(job.model, request.plan, context)
     data = _calibrated(job, request, context, progress)
     for index in range(len(rows), len(points)):
         point = points[index]

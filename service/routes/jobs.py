@@ -101,7 +101,10 @@ def submit_job(
 def list_jobs(
     query: Annotated[JobsQuery, Query()], response: Response, session: SessionDep
 ) -> JobPage:
-    """List quantizations, evaluations and sweeps, page by page."""
+    """List quantizations, evaluations and sweeps, page by page.
+
+    A sweep's points are listed without their `scores`: the job itself has them.
+    """
     listing = f"{query.kind or 'any'}:{query.status or 'any'}:{query.order}"
     after = cursors.decode(query.after, listing=listing) if query.after else None
     page = repository.page(
@@ -120,7 +123,7 @@ def list_jobs(
         response.headers["Link"] = f'</jobs?{urlencode(parameters)}>; rel="next"'
     ids = [public_id(job.kind, job.id) for job in page.jobs]
     return JobPage(
-        data=[job_object(job) for job in page.jobs],
+        data=[job_object(job, is_listed=True) for job in page.jobs],
         has_more=page.has_more,
         first_id=ids[0] if ids else None,
         last_id=ids[-1] if ids else None,

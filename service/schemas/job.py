@@ -164,7 +164,8 @@ class JobRead(Tracked):
     executes on the worker (`execution`, `simulated_ops`) and how fast compared with
     its model in float32 and bfloat16 (`benchmark`; `benchmark_error` where measuring
     failed, which costs no checkpoint); an evaluation's records (`evaluation`), what
-    the guards changed (`guards`), a sweep's `points`; null until then."""
+    the guards changed (`guards`), a sweep's `points`, in a listing without their
+    `scores`; null until then."""
     urls: JobUrls
 
 

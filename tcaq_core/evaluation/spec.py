@@ -252,9 +252,12 @@ def _changed(
     pairs: dict[str, tuple[Any, Any]] = {
         "num_images": (asked.num_images, protocol.num_images),
         "num_steps": (asked.num_steps, protocol.sampling.num_steps),
-        "extractor": (asked.extractor, protocol.extractor),
-        "reference": (asked.reference, protocol.reference),
     }
+    # What no metric uses changes nothing.
+    if asked.network is not None:
+        pairs["extractor"] = (asked.extractor, protocol.extractor)
+    if asked.compared_with is not None:
+        pairs["reference"] = (asked.reference, protocol.reference)
     found = [
         name
         for name, (given, usual) in pairs.items()

@@ -152,7 +152,7 @@ def test_models_and_recipes_are_understood(client: Client) -> None:
     pickled, tiny = client.models()
     assert (pickled.name, pickled.is_usable) == ("pickled", False)
     assert "pickle" in pickled.reason
-    assert (tiny.name, tiny.is_usable, tiny.sample_size) == ("tiny", True, 8)
+    assert (tiny.name, tiny.is_usable, tiny.sample_size) == ("tiny", True, 16)
     presets = {preset.name: preset.passes for preset in client.recipes()}
     assert presets["rtn"] == ("fit_ranges",)
     assert presets["tcaq"] == ("tcr", "fit_ranges", "daq", "par")

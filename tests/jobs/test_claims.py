@@ -1,8 +1,11 @@
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from threading import Barrier
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import repository
@@ -178,6 +181,39 @@ def test_finishing_records_result_and_artifacts(session: Session) -> None:
     assert (job.status, job.fraction) == (JobStatus.SUCCEEDED, 1.0)
     assert job.finished_at == LATER
     assert repository.artifact(session, STORED.sha256).size_bytes == 7
+
+
+def test_many_artifacts_take_no_more_statements_than_few(session: Session) -> None:
+    # One at a time, 40,000 kept images would hold SQLite's lock for longer than
+    # anybody waits for it.
+    counts = []
+    for number in (2, 200):
+        _, lease = make_running_job(session)
+        made = {
+            f"images/{index}": StoredArtifact(f"{index:064x}", 7, "image/png")
+            for index in range(number)
+        }
+        # Two names of the same bytes.
+        made["again"] = made["images/0"]
+        with _statements(session) as seen:
+            repository.finish(session, lease, result={}, artifacts=made, now=LATER)
+        counts.append(len(seen))
+        assert repository.job_artifacts(session, lease.job_id).keys() == made.keys()
+    assert counts[0] == counts[1]
+
+
+@contextmanager
+def _statements(session: Session) -> Iterator[list[str]]:
+    seen: list[str] = []
+
+    def note(_connection: object, _cursor: object, sql: str, *_more: object) -> None:
+        seen.append(sql)
+
+    event.listen(session.get_bind(), "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(session.get_bind(), "before_cursor_execute", note)
 
 
 def test_two_jobs_may_make_the_same_artifact(session: Session) -> None:

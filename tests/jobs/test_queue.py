@@ -22,6 +22,7 @@ from jobs.queue import (
     ping,
     ring,
     ring_shards,
+    waiting_calls,
 )
 from jobs.settings import Settings
 from tests.conftest import free_port
@@ -177,6 +178,7 @@ def test_a_broker_that_answers_is_told_from_one_that_does_not(
     down = make_celery(Settings(data_directory=tmp_path, broker_url=url))
     with pytest.raises(QueueUnavailable):
         ping(down)
+    assert waiting_calls(down) == 0
     down.close()
 
 
@@ -186,7 +188,9 @@ def test_help_is_called_for_as_often_as_asked_after_commit_and_not_before(
     with sessions() as session:
         ring_shards(session, "5" * 64, 3, celery)
         assert rung("shards") == []
+        assert waiting_calls(celery) == 0
         session.commit()
+        assert waiting_calls(celery) == 3
         assert rung("shards") == ["5" * 64] * 3
         ring_shards(session, "6" * 64, 2, celery)
         make_job(session)

@@ -13,14 +13,14 @@ from tcaq_core.evaluation.tensor_file import Stored
 
 NETWORK: Final = "tiny-net"
 REFERENCE: Final = "tiny-train"
-NUM_REFERENCE_IMAGES: Final = 40
+NUM_REFERENCE_IMAGES: Final = 120
 QUICK: Final[dict[str, Any]] = {
     "protocol": "quick",
     "extractor": NETWORK,
     "reference": REFERENCE,
     "num_images": 100,
 }
-"""What the model ``tiny`` (8 x 8) can be evaluated by."""
+"""What the model ``tiny`` (16 x 16) can be evaluated by."""
 
 
 def make_evaluation_folder(folder: Path) -> None:
@@ -29,7 +29,7 @@ def make_evaluation_folder(folder: Path) -> None:
     make_reference(folder, REFERENCE, extractor=network(folder))
 
 
-def make_network(folder: Path, *, image_size: int = 8) -> None:
+def make_network(folder: Path, *, image_size: int = 16) -> None:
     """Write a small ResNet for images of that side."""
     folder.mkdir(parents=True)
     config = {
@@ -49,10 +49,10 @@ def make_reference(
     name: str,
     *,
     extractor: ExtractorInfo,
-    side: int = 8,
+    side: int = 16,
     has_features: bool = True,
 ) -> Path:
-    """Write the statistics of forty images and return their file."""
+    """Write the statistics of 120 images and return their file."""
     info = ReferenceInfo(
         name=name,
         n=NUM_REFERENCE_IMAGES,

@@ -16,7 +16,7 @@ def make_model(folder: Path, *, denoiser: str = "UNet2DModel") -> Path:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     _write(scheduler, {"_class_name": "DDPMScheduler"})
     _write(folder / "model_index.json", {"_class_name": "DDPMPipeline"})
-    config = {"_class_name": denoiser, "sample_size": 8, "in_channels": 3}
+    config = {"_class_name": denoiser, "sample_size": 16, "in_channels": 3}
     _write(folder / "unet" / "config.json", config)
     (folder / WEIGHTS).write_bytes(safetensors())
     return folder

@@ -29,7 +29,7 @@ def test_models_are_listed_with_what_they_are_or_why_they_cannot_be_used(
     assert list(models) == ["not a name", "pickled", "short", "tiny"]
     tiny = models["tiny"]
     assert (tiny["usable"], tiny["reason"]) == (True, None)
-    assert (tiny["num_parameters"], tiny["sample_size"]) == (6, 8)
+    assert (tiny["num_parameters"], tiny["sample_size"]) == (6, 16)
     assert tiny["pipeline"] == "DDPMPipeline"
     assert models["pickled"]["code"] == "checkpoint_unsafe"
     assert models["short"]["code"] == "checkpoint_shape_mismatch"

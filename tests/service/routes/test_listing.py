@@ -1,8 +1,12 @@
 import pytest
 from starlette.testclient import TestClient
 
-from tests.service.evaluations import QUICK
+from jobs.settings import Settings
+from tests.service import ledger
+from tests.service.evaluations import QUICK, network, score
+from tests.service.ledger import Sessions
 from tests.service.models import W4A8
+from tests.service.refusals import SWEEP
 
 
 def test_pages_follow_one_another_without_gap_or_overlap(client: TestClient) -> None:
@@ -63,6 +67,21 @@ def test_a_narrowed_listing_stays_narrow_on_every_page(client: TestClient) -> No
     following = client.get(page.links["next"]["url"]).json()
     assert [job["id"] for job in following["data"]] == made[:1]
     assert "kind=quantize" in page.links["next"]["url"]
+
+
+def test_a_sweeps_points_are_listed_without_their_records(
+    client: TestClient, settings: Settings, sessions: Sessions
+) -> None:
+    made = client.post("/jobs", json=SWEEP).json()["id"]
+    record = score(network(settings.evaluation_directory))
+    point = {"checkpoint": {"sha256": "a" * 64}, "score": 12.5, "scores": [record]}
+    ledger.end(sessions, made, {"points": [point], "score_label": "FD"})
+    (listed,) = client.get("/jobs").json()["data"]
+    assert listed["result"]["score_label"] == "FD"
+    assert listed["result"]["points"] == [
+        {"checkpoint": {"sha256": "a" * 64}, "score": 12.5}
+    ]
+    assert client.get(f"/jobs/{made}").json()["result"]["points"] == [point]
 
 
 def test_an_empty_listing_has_no_ids(client: TestClient) -> None:

@@ -198,15 +198,15 @@ def test_images_of_another_size_than_the_network_takes_are_refused(
     client: TestClient, settings: Settings
 ) -> None:
     folder = settings.evaluation_directory
-    make_network(folder / "extractors" / "wide-net", image_size=16)
+    make_network(folder / "extractors" / "wide-net", image_size=32)
     wide = network(folder, "wide-net")
-    make_reference(folder, "wide", extractor=wide, side=16)
+    make_reference(folder, "wide", extractor=wide, side=32)
     evaluation = QUICK | {"extractor": "wide-net", "reference": "wide"}
     for kind in KINDS:
         problem = refused(client, kind | {"evaluation": evaluation})
         assert problem["code"] == "evaluation_failed"
         assert problem["pointer"] == "/evaluation/extractor"
-        assert "8 pixels" in problem["detail"]
+        assert "16 pixels" in problem["detail"]
         assert "16" in problem["detail"]
 
 
@@ -214,7 +214,7 @@ def test_images_of_another_size_than_the_reference_are_refused(
     client: TestClient, settings: Settings
 ) -> None:
     folder = settings.evaluation_directory
-    make_reference(folder, "large", extractor=network(folder), side=16)
+    make_reference(folder, "large", extractor=network(folder), side=32)
     problem = refused(client, W4A8 | {"evaluation": QUICK | {"reference": "large"}})
     assert problem["pointer"] == "/evaluation/reference"
 
@@ -237,7 +237,7 @@ def test_a_network_that_the_protocol_s_images_do_not_fit_is_refused(
 
 @pytest.mark.parametrize(
     ("metric", "num_images", "pointer"),
-    [("sfd", 28, "/evaluation/num_images"), ("sfd", 29, None), ("fd", 17, None)],
+    [("sfd", 112, "/evaluation/num_images"), ("sfd", 113, None), ("fd", 17, None)],
 )
 def test_the_least_number_of_images_depends_on_the_features(
     client: TestClient, metric: str, num_images: int, pointer: str | None

@@ -88,7 +88,7 @@ def test_a_checkpoint_of_a_model_of_another_size_is_refused(
 ) -> None:
     ledger.succeed(sessions, store, job_id)
     folder = settings.evaluation_directory
-    make_network(folder / "extractors" / "wide-net", image_size=16)
+    make_network(folder / "extractors" / "wide-net", image_size=32)
     evaluation = {"extractor": "wide-net", "metrics": ["feature_distance"]}
     target = {"job_id": job_id}
     body = {"kind": "evaluate", "target": target, "evaluation": evaluation}

@@ -69,6 +69,19 @@ def test_the_reference_lies_in_the_store_before_the_job_is_queued(
     assert job["evaluation"]["reference"]["info"]["name"] == REFERENCE
 
 
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_stored_reference_that_is_damaged_is_stored_anew(
+    client: TestClient, store: LocalStore, damage: str
+) -> None:
+    first = submit(client, W4A8 | {"evaluation": QUICK})["evaluation"]["reference"]
+    path = store.path(first["stats_sha256"])
+    assert path is not None
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] + (b"" if damage == "cut" else b"\x00" * 7 + b"\x01"))
+    submit(client, W4A8 | {"evaluation": QUICK})
+    assert path.read_bytes() == whole
+
+
 def test_a_checkpoint_is_evaluated_on_a_queue_of_its_own(
     client: TestClient,
     sessions: Sessions,

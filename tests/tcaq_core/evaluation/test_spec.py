@@ -81,6 +81,12 @@ def test_the_plan_says_what_the_request_changed() -> None:
     assert plan.changed == ("extractor_dtype",)
 
 
+def test_what_no_metric_uses_changes_nothing() -> None:
+    asked = _asked(metrics=["psnr_db"], extractor="none", reference="none")
+    plan = resolve_evaluation(asked, extractor=None, reference=None)
+    assert plan.changed == ()
+
+
 def test_no_image_is_drawn_that_nobody_looks_at() -> None:
     asked = _asked(metrics=["psnr_db"], paired_images=10)
     plan = resolve_evaluation(asked, extractor=None, reference=None)

@@ -73,6 +73,13 @@ def doorbells(context: Context) -> int:
     return len(list(folder.glob("*.shards.msg")))
 
 
+def lose_doorbells(context: Context) -> None:
+    """Delete the calls for help that wait."""
+    folder = context.settings.broker_directory / "messages"
+    for path in folder.glob("*.shards.msg"):
+        path.unlink()
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     """Return once the condition holds; give up loudly after a long time."""
     tick = threading.Event()

@@ -10,6 +10,7 @@ from tests.worker.shards.stage import (
     PATIENCE_SECONDS,
     SET,
     doorbells,
+    lose_doorbells,
     make,
     open_set,
     tally,
@@ -36,7 +37,23 @@ def test_help_is_called_for_again_ever_more_rarely_while_nobody_comes(
         if new := doorbells(context) - before:
             assert new == 3
             rung.append(minute)
+            # As if they were lost: what still waits is not rung for again.
+            lose_doorbells(context)
     assert rung == [0, 1, 3, 7, 15, 30, 45, 60]
+
+
+def test_a_call_that_nobody_has_heard_is_not_repeated(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_set(context, 4)
+    now = 0.0
+    monkeypatch.setattr("worker.shards.monotonic", lambda: now)
+    bell = Bell(SET, context)
+    for minute in range(65):
+        now = minute * context.settings.requeue_after_seconds
+        with context.sessions.begin() as session:
+            bell.ring_if_due(session)
+        assert doorbells(context) == 3
 
 
 def _ring(context: Context) -> int:
