@@ -16,13 +16,13 @@ from torch import Tensor
 from benchmarks.evaluation_workload import random_images
 from tcaq_core.evaluation.features import Features
 from tcaq_core.evaluation.images import open_images
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.protocols import PROTOCOLS, Metric
 from tcaq_core.evaluation.record import ExtractorInfo, ReferenceUsed, ScoreRecord
 from tcaq_core.evaluation.reference import load_reference, make_reference
 from tcaq_core.evaluation.reference_file import read_reference
 from tcaq_core.evaluation.scoring import Scored, score
 from tcaq_core.evaluation.shard import DIGESTS, LOGITS, PIXELS, POOLED, Subject
-from tcaq_core.evaluation.spec import EvaluationPlan
 
 SIDE: Final = 8
 NUM_CLASSES: Final = 10

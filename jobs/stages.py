@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import assert_never
 
 from tcaq_core.estimate import evaluations
-from tcaq_core.evaluation.spec import EvaluationPlan, Guards
+from tcaq_core.evaluation.plan import EvaluationPlan
+from tcaq_core.evaluation.spec import Guards
 from tcaq_core.recipe import (
     DAQ,
     PAR,

@@ -17,6 +17,7 @@ from tcaq_core.errors import (
 )
 from tcaq_core.evaluation.check import check_model_size, check_plan
 from tcaq_core.evaluation.extractor_folder import find_extractor
+from tcaq_core.evaluation.plan import EvaluationPlan, resolve_evaluation
 from tcaq_core.evaluation.protocols import PAIRED_METRICS, PROTOCOLS
 from tcaq_core.evaluation.record import ExtractorInfo, ReferenceUsed
 from tcaq_core.evaluation.reference_file import (
@@ -24,12 +25,7 @@ from tcaq_core.evaluation.reference_file import (
     known_references,
     read_reference,
 )
-from tcaq_core.evaluation.spec import (
-    MAX_IMAGES,
-    Evaluation,
-    EvaluationPlan,
-    resolve_evaluation,
-)
+from tcaq_core.evaluation.spec import MAX_IMAGES, Evaluation
 from tcaq_core.model_folder import inspect_model_folder
 
 REFERENCE_MEDIA_TYPE: Final = "application/octet-stream"

@@ -25,11 +25,12 @@ from tcaq_core.command_line import (
 from tcaq_core.errors import TCAQError
 from tcaq_core.evaluation.extractor_folder import inspect_extractor
 from tcaq_core.evaluation.extractors import FeatureNetwork, load_extractor
+from tcaq_core.evaluation.plan import EvaluationPlan, resolve_evaluation
 from tcaq_core.evaluation.protocols import PROTOCOLS
 from tcaq_core.evaluation.record import ExtractorDtype, ScoreRecord
 from tcaq_core.evaluation.reference import Reference, load_reference
 from tcaq_core.evaluation.reference_file import SUFFIX
-from tcaq_core.evaluation.spec import Evaluation, EvaluationPlan, resolve_evaluation
+from tcaq_core.evaluation.spec import Evaluation
 from tcaq_core.folder_evaluation import evaluate_folder, is_checkpoint, load_source
 
 

@@ -21,11 +21,11 @@ from tcaq_core.environment import make_deterministic
 from tcaq_core.errors import ModelNotFound
 from tcaq_core.evaluation.check import check_model_size, check_plan
 from tcaq_core.evaluation.features import Extractor
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.record import ScoreRecord
 from tcaq_core.evaluation.reference import Reference
 from tcaq_core.evaluation.scoring import Scored, score
 from tcaq_core.evaluation.shard import Subject, make_shard
-from tcaq_core.evaluation.spec import EvaluationPlan
 from tcaq_core.fingerprint import environment_digest
 from tcaq_core.model_folder import inspect_model_folder
 from tcaq_core.runtime.integer import compile_integer

@@ -8,8 +8,8 @@ from jobs.artifacts import StoredArtifact
 from jobs.errors import ArtifactCorrupt
 from jobs.models import Job
 from jobs.shards import ShardResult
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.shard import Subject as Images
-from tcaq_core.evaluation.spec import EvaluationPlan
 from tcaq_core.fingerprint import environment_digest
 from worker.clock import utc_now
 from worker.context import Context

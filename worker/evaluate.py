@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from jobs.artifacts import StoredArtifact
 from jobs.models import Job
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.reference import Reference, load_reference
 from tcaq_core.evaluation.scoring import Scored, score
-from tcaq_core.evaluation.spec import EvaluationPlan
 from tcaq_core.fingerprint import environment_digest
 from worker.context import Context
 from worker.description import describe

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from jobs.artifacts import StoredArtifact
 from tcaq_core import checkpoint
 from tcaq_core.errors import ExportFailed, ModelUnsupported
-from tcaq_core.evaluation.spec import EvaluationPlan, Guards
+from tcaq_core.evaluation.plan import EvaluationPlan
+from tcaq_core.evaluation.spec import Guards
 from worker.context import Context
 from worker.outcome import Progress
 

@@ -9,8 +9,9 @@ from jobs.stages import PERMILLE_ALL, Stage, plan, progress_of
 from tcaq_core.calibration import CalibrationSet
 from tcaq_core.errors import GuardViolated
 from tcaq_core.evaluation.guard import Violation, repaired, violations
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.record import ScoreRecord
-from tcaq_core.evaluation.spec import EvaluationPlan, Guards
+from tcaq_core.evaluation.spec import Guards
 from tcaq_core.recipe import Recipe
 from worker.context import Context
 from worker.evaluate import Evaluated, evaluate_subjects, subjects_of

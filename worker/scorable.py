@@ -1,7 +1,7 @@
 """Whether this worker can score what is asked: looked at before hours of work."""
 
 from tcaq_core.evaluation.check import check_model_size, check_plan
-from tcaq_core.evaluation.spec import EvaluationPlan
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.model_folder import inspect_model_folder
 from worker.context import Context
 from worker.files import Files

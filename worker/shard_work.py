@@ -15,9 +15,9 @@ from tcaq_core.evaluation.extractor_folder import fetch_extractor
 from tcaq_core.evaluation.extractors import load_extractor
 from tcaq_core.evaluation.features import Extractor
 from tcaq_core.evaluation.image_tar import image_tar
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.record import ExtractorInfo
 from tcaq_core.evaluation.shard import Keep
-from tcaq_core.evaluation.spec import EvaluationPlan
 from worker.context import Context
 from worker.shards import Made, Make, Tick
 from worker.subjects import Sha256, Subject, load_subject

@@ -11,7 +11,7 @@ from jobs.repository import lease_of
 from jobs.stages import PERMILLE_ALL, Stage, progress_of
 from tcaq_core import diffusion, quantization
 from tcaq_core.calibration import CalibrationSet
-from tcaq_core.evaluation.spec import EvaluationPlan
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.journal import NoJournal
 from worker.clock import utc_now
 from worker.context import Context

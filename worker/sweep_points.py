@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from jobs.artifacts import StoredArtifact
 from jobs.stages import Stage, plan, plan_sweep
 from tcaq_core.evaluation.pareto import Point, on_front
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.protocols import Sampling
-from tcaq_core.evaluation.spec import EvaluationPlan
 from tcaq_core.quad_schedule import quad_timesteps
 from tcaq_core.recipe import (
     ActivationBits,

@@ -3,9 +3,9 @@
 from typing import Final
 
 from tcaq_core.errors import EvaluationFailed, ReferenceUnusable
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.protocols import PROTOCOLS
 from tcaq_core.evaluation.record import ExtractorInfo, ReferenceInfo
-from tcaq_core.evaluation.spec import EvaluationPlan
 
 WINDOW: Final = 11
 """Side of SSIM's window in pixels (Wang et al., 2004)."""

@@ -20,9 +20,9 @@ from tcaq_core.evaluation.kernel_distance import (
     kernel_distance,
 )
 from tcaq_core.evaluation.measured import Measured, Spread
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.precision_recall import NEIGHBOURS, precision_recall
 from tcaq_core.evaluation.shard import LOGITS, Subject
-from tcaq_core.evaluation.spec import EvaluationPlan
 
 MANIFOLD_GROUPS: Final = 10
 MOST_DISTANCES: Final = 25_000_000

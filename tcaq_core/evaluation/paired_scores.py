@@ -9,8 +9,8 @@ from torch import Tensor
 from tcaq_core.evaluation.jackknife import mean_interval
 from tcaq_core.evaluation.measured import Measured
 from tcaq_core.evaluation.paired import feature_distance, per_image_psnr_db, ssim
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.shard import POOLED, Subject
-from tcaq_core.evaluation.spec import EvaluationPlan
 
 
 def measure(

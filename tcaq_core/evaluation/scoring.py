@@ -16,6 +16,7 @@ from tcaq_core.evaluation.frechet import ReferenceRoot
 from tcaq_core.evaluation.jackknife import jackknife_interval, paired_difference
 from tcaq_core.evaluation.measured import Measured
 from tcaq_core.evaluation.network_scores import Manifold
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.protocols import (
     LOGIT_METRICS,
     PAIRED_METRICS,
@@ -34,7 +35,6 @@ from tcaq_core.evaluation.record import (
 from tcaq_core.evaluation.reference import Reference
 from tcaq_core.evaluation.rows import FileRows
 from tcaq_core.evaluation.shard import POOLED, SPATIAL, Subject
-from tcaq_core.evaluation.spec import EvaluationPlan
 
 FRECHET_METRICS: Final = frozenset({"fid", "sfid", "fd", "sfd"})
 FEW_IMAGES: Final = 10_000

@@ -21,9 +21,9 @@ from tcaq_core.diffusion import Pipeline
 from tcaq_core.errors import EvaluationFailed
 from tcaq_core.evaluation.drawing import Drawn, Tick, draw
 from tcaq_core.evaluation.features import Extractor, Features
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.protocols import LOGIT_METRICS, SPATIAL_METRICS
 from tcaq_core.evaluation.rows import FileRows, open_rows
-from tcaq_core.evaluation.spec import EvaluationPlan
 
 POOLED: Final = "pooled"
 SPATIAL: Final = "spatial"

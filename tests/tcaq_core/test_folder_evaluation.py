@@ -6,8 +6,8 @@ import torch
 from tcaq_core import checkpoint
 from tcaq_core.diffusion import load_pipeline
 from tcaq_core.errors import EvaluationFailed, ModelNotFound
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.record import ScoreRecord
-from tcaq_core.evaluation.spec import EvaluationPlan
 from tcaq_core.folder_evaluation import evaluate_folder, load_source
 from tcaq_core.model_folder import inspect_model_folder
 from tcaq_core.quantization import quantize

@@ -12,8 +12,9 @@ from jobs.models import Job, JobKind
 from jobs.status import JobStatus
 from tcaq_core import checkpoint
 from tcaq_core.evaluation.extractor_folder import find_extractor
+from tcaq_core.evaluation.plan import EvaluationPlan, resolve_evaluation
 from tcaq_core.evaluation.reference_file import find_reference, read_reference
-from tcaq_core.evaluation.spec import Evaluation, EvaluationPlan, resolve_evaluation
+from tcaq_core.evaluation.spec import Evaluation
 from tests.extractors import NAME, REFERENCE, save_evaluation_directory
 from tests.factories import make_job
 from tests.worker.conftest import Finished

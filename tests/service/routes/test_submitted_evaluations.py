@@ -9,8 +9,9 @@ from jobs.artifacts import LocalStore
 from jobs.ids import parse_id
 from jobs.models import Job, JobKind
 from jobs.settings import Settings
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.reference_file import find_reference, read_reference
-from tcaq_core.evaluation.spec import Evaluation, EvaluationPlan, Guards
+from tcaq_core.evaluation.spec import Evaluation, Guards
 from tests.service import ledger
 from tests.service.evaluations import NETWORK, QUICK, REFERENCE, network
 from tests.service.ledger import Sessions

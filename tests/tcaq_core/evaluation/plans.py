@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tcaq_core.evaluation.features import Features
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.protocols import Metric, Sampling
 from tcaq_core.evaluation.record import (
     Baseline,
@@ -16,7 +17,6 @@ from tcaq_core.evaluation.record import (
     ScoreRecord,
     Seeds,
 )
-from tcaq_core.evaluation.spec import EvaluationPlan
 
 NUM_FEATURES = 6
 

@@ -3,10 +3,10 @@ import pytest
 from tcaq_core.errors import EvaluationFailed, ReferenceUnusable
 from tcaq_core.evaluation.check import check_model_size, check_plan
 from tcaq_core.evaluation.classifier_score import NUM_SPLITS
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.precision_recall import NEIGHBOURS
 from tcaq_core.evaluation.protocols import PROTOCOLS, Protocol, Sampling
 from tcaq_core.evaluation.record import ExtractorInfo, ReferenceInfo, ReferenceUsed
-from tcaq_core.evaluation.spec import EvaluationPlan
 
 NETWORK = ExtractorInfo(
     name="net",

@@ -11,11 +11,11 @@ from tcaq_core.diffusion import Pipeline, load_pipeline
 from tcaq_core.errors import EvaluationFailed, Interrupted, ReferenceUnusable
 from tcaq_core.evaluation.frechet import Gaussian
 from tcaq_core.evaluation.moments import FeatureMoments
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.record import ReferenceInfo, ReferenceUsed, ScoreRecord
 from tcaq_core.evaluation.reference import Reference
 from tcaq_core.evaluation.scoring import Scored, score
 from tcaq_core.evaluation.shard import Subject, make_shard
-from tcaq_core.evaluation.spec import EvaluationPlan
 from tests.tcaq_core.evaluation.plans import RandomNetwork, make_plan
 
 METRICS = (

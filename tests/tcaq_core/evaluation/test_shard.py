@@ -8,8 +8,8 @@ from safetensors.torch import load
 
 from tcaq_core.diffusion import Pipeline
 from tcaq_core.errors import EvaluationFailed
+from tcaq_core.evaluation.plan import EvaluationPlan
 from tcaq_core.evaluation.shard import Subject, make_shard
-from tcaq_core.evaluation.spec import EvaluationPlan
 from tests.tcaq_core.evaluation.plans import RandomNetwork, make_plan
 
 

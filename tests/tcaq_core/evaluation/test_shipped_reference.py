@@ -8,10 +8,11 @@ import pytest
 from tcaq_core.evaluation.check import check_plan
 from tcaq_core.evaluation.extractor_folder import find_extractor
 from tcaq_core.evaluation.images import open_images
+from tcaq_core.evaluation.plan import resolve_evaluation
 from tcaq_core.evaluation.protocols import PROTOCOLS
 from tcaq_core.evaluation.reference import load_reference
 from tcaq_core.evaluation.reference_file import find_reference, read_reference
-from tcaq_core.evaluation.spec import Evaluation, resolve_evaluation
+from tcaq_core.evaluation.spec import Evaluation
 
 ROOT = Path(__file__).resolve().parents[3]
 EVALUATION = ROOT / "evaluation"
