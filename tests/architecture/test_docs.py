@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,9 @@ from typing import Any
 import pytest
 
 from jobs.settings import Settings
+from service.schemas.submission import JobCreate
+from tcaq_core.evaluation.protocols import PROTOCOLS
+from tcaq_core.evaluation.record import ScoreRecord
 
 ROOT = Path(__file__).parents[2]
 OPERATING = ROOT / "docs" / "operating.md"
@@ -13,6 +17,7 @@ DOCUMENTS = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").rglob("*.md"),
     *(ROOT / "models").rglob("*.md"),
+    *(ROOT / "evaluation").rglob("*.md"),
 ]
 
 
@@ -59,3 +64,23 @@ def test_decisions_are_numbered_without_gaps_and_follow_the_template() -> None:
             "Consequences",
             "Alternatives",
         ]
+
+
+def test_every_json_block_about_scores_is_what_the_service_takes_or_gives() -> None:
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    kinds = set()
+    for block in map(json.loads, blocks):
+        if "metric" in block:
+            ScoreRecord.model_validate(block)
+        else:
+            JobCreate.model_validate(block)
+        kinds.add(block.get("kind", "record" if "metric" in block else "quantize"))
+    assert kinds == {"record", "quantize", "evaluate", "sweep"}
+
+
+def test_every_protocol_is_in_the_table() -> None:
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| ([0-9,]+) \|", text, re.MULTILINE))
+    expected = {name: f"{one.num_images:,}" for name, one in PROTOCOLS.items()}
+    assert rows == expected
