@@ -32,6 +32,8 @@ def plot(table: Mapping[str, Any], *, metric: Metric) -> bytes:
         _draw(axes, table, key)
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
+        # Room for the names of the points at the edge.
+        axes.margins(x=0.15)
     figure.axes[0].set_ylabel(f"{table['score_label']} ({better} is better)")
     figure.axes[0].legend(title="filled: on the front", fontsize=8)
     buffer = io.BytesIO()
