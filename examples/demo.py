@@ -139,7 +139,10 @@ def show(report: dict[str, Any], screen: Console) -> None:
         ("float32 weights", f"{report['float32_bytes'] / megabyte:.2f} MB"),
         ("compression", f"{report['compression_ratio']:.2f} x"),
         ("PSNR of images", f"{report['psnr_db']:.2f} dB against full precision"),
-        *((f"score {label}", text) for label, text in report["scores"].items()),
+        *(
+            (label, text.removeprefix(label).strip())
+            for label, text in report["scores"].items()
+        ),
         ("execution", f"{report['execution']} ({report['kernels']})"),
         *(
             (f"speed {name.replace('_', ' ')}", f"{factor:.2f} x")
