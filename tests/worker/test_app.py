@@ -25,5 +25,12 @@ def test_the_parent_process_knows_the_tasks_without_importing_torch(
     )
     assert json.loads(done.stdout) == {
         "torch": False,
-        "tasks": ["tcaq.quantize", "tcaq.reap", "tcaq.sample"],
+        "tasks": [
+            "tcaq.evaluate",
+            "tcaq.quantize",
+            "tcaq.reap",
+            "tcaq.sample",
+            "tcaq.shard",
+            "tcaq.sweep",
+        ],
     }
